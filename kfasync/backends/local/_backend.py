@@ -1,0 +1,172 @@
+"""The local place as the engine sees it: a client of the supervisor and a reader of its files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import platform
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kfasync import settings
+from kfasync.backends.base import Backend, LogLine, LogQuery, Submission, Synced
+from kfasync.backends.local._config import LocalProcessBackendConfig
+from kfasync.backends.local._devices import find_gpus
+from kfasync.backends.local._launch import Launch
+from kfasync.backends.local._layout import Home
+from kfasync.backends.local._link import Link
+from kfasync.backends.local._logs import read_logs
+from kfasync.backends.local._packages import unsatisfied
+from kfasync.errors import ResultError, UnsupportedError
+from kfasync.events import Event
+from kfasync.jobs import JobSpec, Runtime
+from kfasync.payload import Payload
+from kfasync.state import JobState, Journal, Status
+
+__all__ = ["LocalBackend"]
+
+
+class LocalBackend(Backend):
+    """Jobs as processes of this machine, run by the supervisor of KFASYNC_HOME.
+
+    Args:
+        config: The client's configuration.
+    """
+
+    journals = True
+
+    def __init__(self, config: LocalProcessBackendConfig) -> None:
+        self._config = config
+        self._settings = settings.load()
+        self._home = Home(self._settings.home)
+        self._link = Link(self._home)
+
+    @property
+    def place(self) -> str:
+        return self._home.place
+
+    async def open(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+    def check(self, spec: JobSpec, payload: Payload) -> None:
+        if spec.entry == "container":
+            raise UnsupportedError(
+                "the local backend runs functions and scripts, not images: use CustomTrainer or script=, "
+                "or a container or Kubernetes backend"
+            )
+        for name, value in spec.env.items():
+            if not isinstance(value, str) and value.secret is not None:
+                raise UnsupportedError(
+                    f"env[{name!r}] is a Kubernetes Secret: on local use SecretRef(env=…) or (file=…)"
+                )
+        gpus = self._gpus()
+        if spec.resources.gpus > len(gpus) and (spec.strict or self._config.strict):
+            raise UnsupportedError(f"{spec.resources.gpus} GPUs a node were asked for, this machine has {len(gpus)}")
+
+    def _gpus(self) -> tuple[str, ...]:
+        return tuple(self._config.gpus) if self._config.gpus is not None else find_gpus(self._settings.gpus)
+
+    async def submit(self, submission: Submission) -> None:
+        spec, payload = submission.spec, submission.payload
+        asked, present = spec.resources.gpus, len(self._gpus())
+        usable = min(asked, present) if asked <= present else 0
+        resolved = replace(spec, num_proc_per_node=spec.num_proc_per_node or max(1, usable))
+        warning = None
+        if asked > present:
+            warning = ("NoGPU", f"{asked} GPUs a node were asked for, this machine has {present}: running without")
+        launch = Launch(
+            python=sys.executable,
+            # A job that submits jobs must not have their progress taken for its own.
+            environ={k: v for k, v in os.environ.items() if not k.startswith("KUBEFLOW_TRAINER_SERVER_")},
+            secrets=dict(submission.secrets),
+            kind=payload.kind,
+            filename=payload.filename,
+            argv=payload.argv,
+            path=payload.path,
+            preload=tuple(name for name in self._settings.preload.split(",") if name in payload.imports),
+            install=tuple(spec.packages) if unsatisfied(spec.packages) else (),
+        )
+        await self._link.request(
+            "submit",
+            payload.data,
+            uid=submission.uid,
+            spec=resolved.to_dict(),
+            digest=spec.digest,
+            launch=vars(launch),
+            warning=warning,
+        )
+
+    async def watch(self) -> AsyncIterator[Event | Synced]:
+        """Nothing to tell: the supervisor writes the journal. But somebody must see to it that there is one."""
+        cursor = 0
+        while True:
+            if await self._journal.jobs(self.place, alive_only=True):
+                await self._link.keep()
+            else:
+                cursor = await self._journal.changed(max(cursor, await self._journal.head()))
+            if False:  # pragma: no cover - makes this an async generator
+                yield Synced(uids=frozenset())
+
+    def logs(self, job: JobState, query: LogQuery, done: asyncio.Event) -> AsyncIterator[LogLine]:
+        return read_logs(self._home.job(job.uid).root, job, query, done)
+
+    async def cancel(self, job: JobState) -> None:
+        await self._link.request("stop", uid=job.uid, name=job.name, cause="cancel")
+
+    async def suspend(self, job: JobState) -> None:
+        await self._link.request("stop", uid=job.uid, name=job.name, cause="suspend")
+
+    async def resume(self, job: JobState) -> None:
+        await self._link.request("resume", uid=job.uid, name=job.name)
+
+    async def delete(self, job: JobState) -> None:
+        await self._link.request("delete", uid=job.uid, name=job.name)
+
+    async def results(self, job: JobState) -> dict[int, Any]:
+        if job.status is not Status.COMPLETE:
+            raise ResultError(f"job {job.name!r} is {job.status.value}: only a Complete job has a result")
+        spec = job.job_spec
+        ranks = range(spec.num_nodes * (spec.num_proc_per_node or 1))
+        return {rank: await asyncio.to_thread(self._result, job, rank) for rank in ranks}
+
+    def _result(self, job: JobState, rank: int) -> Any:
+        path = self._home.job(job.uid).rank_file(job.attempt, rank, "result")
+        try:
+            with path.open("rb") as file:
+                # A pickle is a program: only one that this user's own rank wrote is run.
+                if os.fstat(file.fileno()).st_uid != os.getuid():
+                    raise ResultError(f"{path} belongs to another user")
+                return pickle.load(file)
+        except FileNotFoundError:
+            raise ResultError(self._why_no_result(job, rank)) from None
+        except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
+            raise ResultError(f"rank {rank} of job {job.name!r} returned what can't be loaded here: {error}") from error
+
+    def _why_no_result(self, job: JobState, rank: int) -> str:
+        from kfasync.backends.local._ranks import read_exit_record
+
+        files = (self._home.job(job.uid).rank_file(job.attempt, rank, kind) for kind in ("exit", "error"))
+        why = read_exit_record(*files).get("result_error") or "it left none"
+        return f"rank {rank} of job {job.name!r} has no result: {why}"
+
+    async def files(self, job: JobState, node: int) -> Path:
+        return self._home.job(job.uid).work(node)
+
+    async def runtimes(self) -> list[Runtime]:
+        from kfasync.jobs import builtin_runtimes
+
+        return builtin_runtimes()
+
+    async def runtime_packages(self, runtime: Runtime) -> str:
+        from importlib.metadata import distributions
+
+        packages = sorted({f"{d.name}=={d.version}" for d in distributions() if d.name}, key=str.lower)
+        gpus = ", ".join(self._gpus()) or "none"
+        return "\n".join([f"Python: {platform.python_version()}", f"GPUs: {gpus}", *packages])

@@ -1,0 +1,39 @@
+"""Removes what nobody needs any more: ended jobs past the limits, and directories without a job."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+
+from kfasync import events
+from kfasync.backends.local._layout import Home
+from kfasync.settings import Settings
+from kfasync.state import JobState, Journal
+
+__all__ = ["collect", "expired"]
+
+
+def expired(jobs: list[JobState], settings: Settings, now: float) -> list[JobState]:
+    """The ended jobs that are past a limit of age or number, oldest first. Pure."""
+    ended = sorted((job for job in jobs if job.terminal), key=lambda job: job.finished or job.created)
+    surplus = max(0, len(ended) - settings.keep_jobs)
+    oldest = now - settings.keep_days * 86400
+    return [job for index, job in enumerate(ended) if index < surplus or (job.finished or job.created) < oldest]
+
+
+async def collect(home: Home, journal: Journal, settings: Settings) -> int:
+    """Remove expired jobs and orphaned directories. Returns how many jobs went."""
+    jobs = await journal.jobs(home.place)
+    gone = expired(jobs, settings, time.time())
+    for job in gone:
+        await asyncio.to_thread(shutil.rmtree, home.job(job.uid).root, True)
+    now = time.time()
+    await journal.append(
+        [events.JobDeleted(place=home.place, job=j.name, uid=j.uid, attempt=j.attempt, time=now) for j in gone]
+    )
+    known = {job.uid for job in jobs}
+    for path in home.jobs.iterdir():
+        if path.name not in known:
+            await asyncio.to_thread(shutil.rmtree, path, True)
+    return len(gone)

@@ -1,0 +1,102 @@
+"""Where everything of one KFASYNC_HOME lives on disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Home", "JobDir"]
+
+
+@dataclass(frozen=True)
+class Home:
+    """The directory that one supervisor serves."""
+
+    root: Path
+
+    @property
+    def place(self) -> str:
+        """Identity of the place: the resolved directory."""
+        return f"local:{self.root.resolve()}"
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.sqlite3"
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "supervisor.sock"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "supervisor.log"
+
+    @property
+    def environments(self) -> Path:
+        return self.root / "environments"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    def job(self, uid: str) -> JobDir:
+        return JobDir(self.jobs / uid)
+
+    def create(self) -> None:
+        """Make the directory, readable by its owner only."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.jobs.mkdir(mode=0o700, exist_ok=True)
+
+
+@dataclass(frozen=True)
+class JobDir:
+    """The directory of one job. It outlives the supervisor; everything a restart needs is in it."""
+
+    root: Path
+
+    @property
+    def payload(self) -> Path:
+        return self.root / "payload"
+
+    @property
+    def private(self) -> Path:
+        """Environment, secrets and tokens: 0700, its files 0600, removed when the job has ended."""
+        return self.root / "private"
+
+    @property
+    def launch(self) -> Path:
+        return self.private / "launch.json"
+
+    def work(self, node: int) -> Path:
+        return self.root / "work" / f"node-{node}"
+
+    def attempt(self, attempt: int) -> Path:
+        return self.root / f"attempt-{attempt}"
+
+    def rank_file(self, attempt: int, rank: int, kind: str) -> Path:
+        return self.attempt(attempt) / f"rank-{rank}.{kind}"
+
+    def create(self, payload: bytes, launch: bytes, nodes: int) -> None:
+        """Write what a start needs. Complete before the intent is journaled, so that a journaled job can be started."""
+        self.root.mkdir(mode=0o700)
+        self.private.mkdir(mode=0o700)
+        for node in range(nodes):
+            self.work(node).mkdir(mode=0o700, parents=True)
+        write_private(self.payload, payload)
+        write_private(self.launch, launch)
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner can read."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)

@@ -1,0 +1,460 @@
+"""The life of one job in the supervisor: queued, installed, launched, watched, ended. A thin shell around `Gang`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kfasync import events, log
+from kfasync.backends.local import _process
+from kfasync.backends.local._gang import Command, Exit, Gang, Kill, Outcome, StartTimer, Terminate
+from kfasync.backends.local._launch import (
+    Launch,
+    Rendezvous,
+    claim_file,
+    rank_context,
+    rank_environment,
+    write_exec_context,
+)
+from kfasync.backends.local._layout import JobDir
+from kfasync.backends.local._logs import last_lines
+from kfasync.backends.local._packages import InstallError
+from kfasync.backends.local._ranks import RankProcess, read_exit_record
+from kfasync.backends.local._zygotes import Child, ZygoteKey, import_environment
+from kfasync.errors import BackendError
+from kfasync.events import Event, RankInfo
+from kfasync.jobs import JobSpec
+from kfasync.state import Claim, Grant, JobState, Status, next_attempt
+
+if TYPE_CHECKING:
+    from kfasync.backends.local._supervisor import Supervisor
+
+__all__ = ["Runner"]
+
+T = TypeVar("T")
+
+_WORKER = Path(__file__).parents[2] / "worker" / "__main__.py"
+# What each cause of a stop makes of the job. "suspend" is no failure.
+_REASONS = {
+    "cancel": ("Cancelled", "cancelled on request"),
+    "prune": ("Pruned", "stopped early: it could not become the best"),
+    "deadline": ("DeadlineExceeded", "it was still running at its active deadline"),
+    "start-deadline": ("StartDeadlineExceeded", "it was not running at its start deadline"),
+}
+
+
+class _Stopped(Exception):
+    """A stop was asked for while the job was being prepared."""
+
+
+class Runner:
+    """Runs one job to its end, or to its suspension.
+
+    Args:
+        host: The supervisor.
+        job: The job's state; its attempt is the one to run.
+    """
+
+    def __init__(self, host: Supervisor, job: JobState) -> None:
+        self.uid = job.uid
+        self.name = job.name
+        self.spec: JobSpec = job.job_spec
+        self.attempt = job.attempt
+        self.restarts = job.restarts
+        self.directory: JobDir = host.home.job(job.uid)
+        self._host = host
+        self._deadline_base = job.resumed or job.created
+        self._inbox: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._stop_message = ""
+        self._started = job.status is Status.RUNNING
+        self._timers: list[asyncio.TimerHandle] = []
+        self._progress = 0
+        self._out_of_memory = False
+        self._over = False
+        self._log = log.get("local.runner").bind(job=self.name)
+        if job.stop:
+            self.request_stop(job.stop, job.stop_message)
+
+    @property
+    def world_size(self) -> int:
+        return self.spec.num_nodes * (self.spec.num_proc_per_node or 1)
+
+    def request_stop(self, cause: str, message: str = "") -> None:
+        """Have the job end; only the first cause counts."""
+        if not self._stop.done():
+            self._stop_message = message
+            self._stop.set_result(cause)
+
+    def event(self, kind: type[Event], **fields: Any) -> Event:
+        """An event of this job, now."""
+        header: dict[str, Any] = {"place": self._host.place, "job": self.name, "uid": self.uid, "attempt": self.attempt}
+        return kind(**header, time=time.time(), **fields)
+
+    async def run(self, adopted: dict[int, RankProcess | Exit] | None = None) -> None:
+        """Run attempts until the job has ended or is suspended.
+
+        Args:
+            adopted: Ranks that an earlier supervisor started: the first attempt goes on with them.
+        """
+        self._arm_deadlines()
+        try:
+            while True:
+                try:
+                    outcome = await self._attempt(adopted)
+                except _Stopped:
+                    outcome = Outcome("stopped", self._stop.result())
+                except InstallError as error:
+                    await self._record(self.event(events.JobFailed, reason="InstallFailed", message=str(error)))
+                    return
+                except BackendError as error:
+                    await self._record(self.event(events.JobFailed, reason="Error", message=str(error)))
+                    return
+                adopted = None
+                if not await self._restart(outcome):
+                    return
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+
+    def _arm_deadlines(self) -> None:
+        loop = asyncio.get_running_loop()
+        age = time.time() - self._deadline_base
+        if self.spec.active_deadline is not None:
+            self._timers.append(
+                loop.call_later(max(0.0, self.spec.active_deadline - age), self.request_stop, "deadline")
+            )
+        if self.spec.start_deadline is not None and not self._started:
+            self._timers.append(loop.call_later(max(0.0, self.spec.start_deadline - age), self._start_deadline_passed))
+
+    def _start_deadline_passed(self) -> None:
+        if not self._started:
+            self.request_stop("start-deadline")
+
+    async def _attempt(self, adopted: dict[int, RankProcess | Exit] | None) -> Outcome:
+        launch = Launch.load(self.directory.launch.read_text())
+        python = await self._unless_stopped(self._install(launch))
+        try:
+            grant = await self._unless_stopped(self._host.admit(self, self._claim()))
+            rendezvous = Rendezvous()
+            try:
+                if adopted is None:
+                    ranks: dict[int, RankProcess | Exit] = await self._launch(launch, python, grant, rendezvous.port)
+                else:
+                    ranks = adopted
+                return await self._supervise(ranks)
+            finally:
+                rendezvous.close()
+        finally:
+            self._host.release(self.uid)
+
+    def _claim(self) -> Claim:
+        nodes, asked = self.spec.num_nodes, self.spec.resources
+        return Claim(
+            cpu=None if asked.cpu is None else asked.cpu * nodes,
+            memory=None if asked.memory is None else asked.memory * nodes,
+            gpus=(asked.gpus,) * nodes if asked.gpus else (),
+            ranks=self.world_size,
+        )
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do a preparation, unless a stop comes first."""
+        task = asyncio.create_task(work)
+        try:
+            waited: set[asyncio.Future[Any]] = {task, self._stop}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            if not self._stop.done():
+                return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        with contextlib.suppress(BackendError):
+            await task
+        raise _Stopped
+
+    async def _install(self, launch: Launch) -> str:
+        if not launch.install:
+            return launch.python
+        lines: asyncio.Queue[str | None] = asyncio.Queue()
+        reporting = asyncio.create_task(self._report_install(lines))
+        try:
+            environ = launch.job_environ(self.spec)
+            return str(
+                await self._host.environments.ensure(
+                    launch.python, launch.install, self.spec.index_urls, environ, lines.put_nowait
+                )
+            )
+        finally:
+            lines.put_nowait(None)
+            await reporting
+
+    async def _report_install(self, lines: asyncio.Queue[str | None]) -> None:
+        await self._pending("Installing", "installing " + ", ".join(self.spec.packages))
+        while (line := await lines.get()) is not None:
+            await self._pending("Installing", line)
+
+    async def _pending(self, reason: str, message: str) -> None:
+        self._progress += 1
+        await self._record(self.event(events.JobPending, reason=reason, message=message, ordinal=self._progress))
+
+    async def queued(self, message: str) -> None:
+        """Called by the supervisor when the job has to wait for room."""
+        await self._pending("Queued", message)
+
+    async def warn(self, reason: str, message: str) -> None:
+        """Tell the user something that changes nothing."""
+        await self._record(self.event(events.JobWarning, reason=reason, message=message))
+
+    async def _launch(self, launch: Launch, python: str, grant: Grant, port: int) -> dict[int, RankProcess | Exit]:
+        environ = launch.job_environ(self.spec)
+        key, fresh = self._zygote(launch, python, environ)
+        children = await self._children(key)
+        attempt = self.directory.attempt(self.attempt)
+        attempt.mkdir(mode=0o700, exist_ok=True)
+        nonce = secrets.token_hex(4)
+        (attempt / "launch").write_text(nonce)
+        self._host.marks.add(attempt, range(self.world_size))
+        for rank, child in enumerate(children):
+            devices = grant.devices[rank // (self.spec.num_proc_per_node or 1)] if grant.devices else ()
+            own = rank_environment(self.spec, self.uid, self.attempt, rank, port, devices, self.directory)
+            context = rank_context(self.spec, launch, self.uid, self.attempt, rank, nonce, self.directory)
+            if fresh:
+                context = write_exec_context(context, python, _WORKER)
+            await child.become({**context, "env": {**environ, **own}})
+        processes = [RankProcess.of_child(child) for child in children]
+        await self._record_started(processes, grant.devices)
+        return dict(enumerate(processes))
+
+    def _zygote(self, launch: Launch, python: str, environ: dict[str, str]) -> tuple[ZygoteKey, bool]:
+        """Which zygote serves the job, and whether its ranks must be fresh interpreters after all."""
+        ambient = import_environment(launch.environ)
+        if import_environment(environ) == ambient:
+            return ZygoteKey(python, launch.preload, tuple(sorted(ambient.items()))), False
+        # Set for this job only: an interpreter of its own is cheaper than a zygote that serves one job.
+        return ZygoteKey(sys.executable, (), ()), True
+
+    async def _children(self, key: ZygoteKey) -> list[Child]:
+        taken: list[Child] = []
+        try:
+            for _ in range(self.world_size):
+                taken.append(await self._unless_stopped(self._host.zygotes.take(key, self._host.tasks)))
+        except BaseException:
+            for child in taken:
+                child.dismiss()
+            raise
+        return taken
+
+    async def _record_started(self, ranks: list[RankProcess], devices: tuple[tuple[str, ...], ...] = ()) -> None:
+        nproc = self.spec.num_proc_per_node or 1
+        infos = tuple(
+            RankInfo(
+                node=rank // nproc,
+                rank=rank,
+                local_rank=rank % nproc,
+                pid=process.identity.pid,
+                start_time=process.identity.start,
+                boot_id=process.identity.boot,
+                devices=devices[rank // nproc] if devices else (),
+            )
+            for rank, process in enumerate(ranks)
+        )
+        self._started = True
+        await self._record(self.event(events.JobStarted, ranks=infos))
+
+    async def _supervise(self, ranks: dict[int, RankProcess | Exit]) -> Outcome:
+        """Feed the gang until it has an outcome, and record each end."""
+        gang = Gang(self.world_size, self.spec.grace)
+        processes = {rank: process for rank, process in ranks.items() if isinstance(process, RankProcess)}
+        for rank, process in processes.items():
+            process.exit.add_done_callback(partial(self._exit_seen, rank))
+        for end in ranks.values():
+            if isinstance(end, Exit):
+                self._inbox.put_nowait(("ended", end))
+        self._stop.add_done_callback(lambda stop: self._inbox.put_nowait(("stop", stop.result())))
+        timers: list[asyncio.TimerHandle] = []
+        try:
+            while True:
+                kind, value = await self._inbox.get()
+                commands: list[Command] = []
+                if kind == "exit":
+                    value = await self._rank_exit(value, processes[value])
+                if kind in ("exit", "ended"):
+                    commands = gang.exited(value)
+                elif kind == "stop":
+                    commands = gang.stop(value)
+                elif kind == "timer":
+                    commands = gang.timer(value)
+                for command in commands:
+                    self._carry_out(command, processes, timers)
+                if (outcome := gang.outcome) is not None:
+                    return await self._ended(outcome, value if isinstance(value, Exit) else None)
+                if isinstance(value, Exit):
+                    await self._record(self._exit_event(value))
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _exit_seen(self, rank: int, _: object) -> None:
+        self._inbox.put_nowait(("exit", rank))
+
+    def _carry_out(
+        self, command: Command, processes: dict[int, RankProcess], timers: list[asyncio.TimerHandle]
+    ) -> None:
+        if isinstance(command, StartTimer):
+            loop = asyncio.get_running_loop()
+            timers.append(loop.call_later(command.seconds, self._inbox.put_nowait, ("timer", command.name)))
+            return
+        for rank in command.ranks & processes.keys():
+            if isinstance(command, Terminate):
+                self.directory.rank_file(self.attempt, rank, "stop").touch()
+                processes[rank].terminate()
+            elif isinstance(command, Kill):
+                processes[rank].kill()
+
+    async def _rank_exit(self, rank: int, process: RankProcess) -> Exit:
+        code = process.exit.result()
+        out_of_memory = code == -signal.SIGKILL and process.oom_killed
+        report = self.directory.rank_file(self.attempt, rank, "report")
+        await process.end_tree(f"KFASYNC_REPORT_FILE={report}")
+        record = self._exit_record(rank)
+        if code is None:
+            code = record.get("code")
+        self._out_of_memory = out_of_memory
+        return Exit(rank, code, float(record.get("time") or time.time()), bool(record.get("exception")))
+
+    def _exit_record(self, rank: int) -> dict[str, Any]:
+        return read_exit_record(
+            self.directory.rank_file(self.attempt, rank, "exit"), self.directory.rank_file(self.attempt, rank, "error")
+        )
+
+    def _exit_event(self, exit_: Exit) -> Event:
+        nproc = self.spec.num_proc_per_node or 1
+        return self.event(events.RankExited, node=exit_.rank // nproc, rank=exit_.rank, exit_code=exit_.code)
+
+    async def _ended(self, outcome: Outcome, last: Exit | None) -> Outcome:
+        """Record the last rank's end together with the job's, in one commit, unless another attempt follows."""
+        self._host.marks.remove(self.directory.attempt(self.attempt))
+        tail = [self._exit_event(last)] if last is not None else []
+        if outcome.kind == "failed" and self._next_delay() is not None:
+            await self._record(*tail)
+            return outcome
+        await self._record(*tail, self._end_event(outcome))
+        return outcome
+
+    def _next_delay(self) -> float | None:
+        return next_attempt(self.spec.restart, self.restarts)
+
+    def _end_event(self, outcome: Outcome) -> Event:
+        if outcome.kind == "complete":
+            return self.event(events.JobCompleted)
+        if outcome.kind == "unkillable":
+            message = "its processes did not end after SIGKILL; their place stays taken until they do"
+            return self.event(events.JobFailed, reason="Unkillable", message=message)
+        if outcome.kind == "stopped":
+            if outcome.cause == "suspend":
+                return self.event(events.JobSuspended)
+            reason, message = _REASONS.get(outcome.cause, _REASONS["cancel"])
+            return self.event(events.JobFailed, reason=reason, message=self._stop_message or message)
+        assert outcome.first is not None
+        return self._failure(outcome.first)
+
+    def _failure(self, first: Exit) -> Event:
+        record = self._exit_record(first.rank)
+        exception = str(record.get("exception", ""))
+        reason, message = str(record.get("reason") or "Error"), exception
+        if self._out_of_memory:
+            reason, message = "OOMKilled", "the kernel killed it because memory ran out"
+        elif first.code is None:
+            reason, message = "Lost", "it ended while no supervisor was there to see how, and left no record"
+        elif not exception and first.code < 0:
+            message = f"ended by {signal.Signals(-first.code).name}"
+        elif not exception:
+            message = f"exit code {first.code}"
+        return self.event(
+            events.JobFailed,
+            reason=reason,
+            message=message,
+            exit_code=first.code,
+            node=first.rank // (self.spec.num_proc_per_node or 1),
+            rank=first.rank,
+            exception=exception,
+            traceback=str(record.get("traceback", "")),
+            last_lines=last_lines(self.directory.attempt(self.attempt), first.rank),
+        )
+
+    async def _restart(self, outcome: Outcome) -> bool:
+        """Begin the next attempt if the policy allows one. Returns whether there is one."""
+        delay = self._next_delay() if outcome.kind == "failed" else None
+        if delay is None:
+            if not self._over:
+                await self._record(self._end_event(outcome))
+            return False
+        assert outcome.first is not None
+        failure = self._failure(outcome.first)
+        assert isinstance(failure, events.JobFailed)
+        self.attempt += 1
+        self.restarts += 1
+        self._inbox = asyncio.Queue()
+        message = f"attempt {self.attempt - 1} failed: {failure.reason}: {failure.message}"
+        await self._record(self.event(events.JobRestarting, message=message, delay=delay))
+        self._log.info("job_restarting", attempt=self.attempt, delay=delay)
+        await asyncio.wait({self._stop}, timeout=delay)
+        return True
+
+    async def _record(self, *happened: Event) -> None:
+        self._over = self._over or any(
+            event.key == "end" or isinstance(event, events.JobSuspended) for event in happened
+        )
+        await self._host.record(*happened)
+
+
+def read_claims(directory: JobDir, attempt: int, world_size: int) -> dict[int, RankProcess | Exit | None] | None:
+    """What became of the ranks of an attempt that an earlier supervisor began.
+
+    Every rank that had not started yet is fenced: it can't start any more.
+
+    Returns:
+        For each rank the running process, its end, or None when it never started; None when nothing was launched.
+    """
+    try:
+        nonce = (directory.attempt(attempt) / "launch").read_text()
+    except FileNotFoundError:
+        return None
+    return {rank: _read_claim(directory, attempt, rank, nonce) for rank in range(world_size)}
+
+
+def _read_claim(directory: JobDir, attempt: int, rank: int, nonce: str) -> RankProcess | Exit | None:
+    import json
+
+    claim = claim_file(directory, attempt, rank, nonce)
+    try:
+        claim.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        try:
+            told = json.loads(claim.read_text())
+            identity = _process.Identity(told["pid"], told["start_time"], told["boot_id"])
+        except (ValueError, KeyError):
+            return None  # an earlier supervisor's fence
+        process = RankProcess.adopt(identity)
+        if process is not None:
+            return process
+        files = (directory.rank_file(attempt, rank, kind) for kind in ("exit", "error"))
+        record = read_exit_record(*files)
+        return Exit(rank, record.get("code"), float(record.get("time") or time.time()), bool(record.get("exception")))
+    return None
+
+
+def forget_private(directory: JobDir) -> None:
+    """Remove secrets and environment of a job that will not start again."""
+    shutil.rmtree(directory.private, ignore_errors=True)

@@ -1,0 +1,388 @@
+"""The supervisor: one daemon for each KFASYNC_HOME, which serves local processes as dockerd serves containers.
+
+It owns admission, GPU slots, zygotes and ranks, writes the journal, and answers on a Unix socket. Clients come and go.
+When it dies the ranks go on, and the next one adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from kfasync import __version__, events, log
+from kfasync.backends.local import _process
+from kfasync.backends.local._collector import collect
+from kfasync.backends.local._devices import find_gpus
+from kfasync.backends.local._gang import Exit
+from kfasync.backends.local._launch import Launch
+from kfasync.backends.local._layout import Home
+from kfasync.backends.local._marks import Marks
+from kfasync.backends.local._packages import Environments
+from kfasync.backends.local._ranks import RankProcess
+from kfasync.backends.local._reaper import Reaper
+from kfasync.backends.local._runner import Runner, read_claims
+from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
+from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
+from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, KfasyncError
+from kfasync.events import Event
+from kfasync.jobs import JobSpec
+from kfasync.settings import Settings
+from kfasync.state import Admission, Claim, Grant, JobState, Journal, Status
+
+__all__ = ["Supervisor"]
+
+Operation = Callable[["Supervisor", dict[str, Any], bytes], Awaitable[dict[str, Any]]]
+
+
+class Supervisor:
+    """Everything of one home, within one task group.
+
+    Args:
+        home: The directory it serves.
+        settings: Its settings, read from the environment of the client that started it.
+    """
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.place = home.place
+        self.settings = settings
+        self.tasks: asyncio.TaskGroup
+        self.journal: Journal
+        self._runners: dict[str, Runner] = {}
+        self._grants: dict[str, asyncio.Future[Grant]] = {}
+        self._connections: set[_Connection] = set()
+        self._ended = asyncio.Event()
+        self._idle: asyncio.TimerHandle | None = None
+        self._log = log.get("local.supervisor")
+
+    async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
+        """Serve until stopped or idle.
+
+        Args:
+            listener: The listening Unix socket.
+            ready: Called when requests can be answered.
+        """
+        loop = asyncio.get_running_loop()
+        cgroups = Cgroups(_process.cgroup_base(f"kfasync-{os.stat(self.home.root).st_ino}"))
+        reaper = Reaper()
+        reaper.start()
+        gpus = find_gpus(self.settings.gpus)
+        cores = len(os.sched_getaffinity(0))
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._admission = Admission(
+            cpus=float(cores), memory=memory, gpus=gpus, max_ranks=cores * self.settings.ranks_per_core
+        )
+        self.journal = await Journal.open(self.home.journal)
+        self.marks = Marks(self.settings.log_limit)
+        self.environments = Environments(self.home.environments, reaper.run, self.settings.keep_environments)
+        self.zygotes = Zygotes(reaper, cgroups, self.home.log, self.settings.zygote_idle_timeout)
+        try:
+            async with asyncio.TaskGroup() as self.tasks:
+                background = self.tasks.create_task(self.marks.run())
+                await self._adopt(cgroups)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, self._ended.set)
+                server = await loop.create_unix_server(lambda: _Connection(self), sock=listener)
+                ready()
+                self._watch_idle()
+                await self._ended.wait()
+                server.close()
+                # Ranks go on without us; whatever else we started ends with us.
+                background.cancel()
+                for connection in list(self._connections):
+                    connection.transport.close()
+                await self.zygotes.aclose()
+                raise _Leave
+        except* _Leave:
+            self._log.info("supervisor_ended")
+        finally:
+            reaper.stop()
+            await self.journal.aclose()
+
+    # ---------------------------------------------------------------- what a runner needs
+
+    async def record(self, *happened: Event) -> None:
+        """Write events to the journal."""
+        await self.journal.append(happened)
+
+    async def admit(self, runner: Runner, claim: Claim) -> Grant:
+        """Wait for a place on the machine."""
+        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._grants[runner.uid] = future
+        self._grant(self._admission.want(runner.uid, claim))
+        if not future.done():
+            await runner.queued(f"waiting for room on this machine ({len(self._admission.queued)} queued)")
+        grant = await future
+        if grant.oversized:
+            await runner.warn("Oversized", "it asks for more than this machine has, so it runs alone")
+        return grant
+
+    def release(self, uid: str) -> None:
+        """Give a job's place back, or take it off the queue."""
+        self._grants.pop(uid, None)
+        self._grant(self._admission.release(uid))
+
+    def _grant(self, grants: list[Grant]) -> None:
+        for grant in grants:
+            if (future := self._grants.get(grant.uid)) is not None and not future.done():
+                future.set_result(grant)
+
+    # ---------------------------------------------------------------- jobs
+
+    def _start(self, job: JobState, adopted: dict[int, RankProcess | Exit] | None = None) -> Runner:
+        runner = self._runners[job.uid] = Runner(self, job)
+        self.tasks.create_task(self._run(runner, adopted))
+        return runner
+
+    async def _run(self, runner: Runner, adopted: dict[int, RankProcess | Exit] | None) -> None:
+        try:
+            await runner.run(adopted)
+        except KfasyncError as error:
+            self._log.error("job_broke", job=runner.name, error=str(error))
+            await self.record(runner.event(events.JobFailed, reason="Error", message=str(error)))
+        finally:
+            self._runners.pop(runner.uid, None)
+            self._watch_idle()
+        job = await self.journal.job_by_uid(runner.uid)
+        if job is not None and job.terminal:
+            self._after_end(job)
+
+    def _after_end(self, job: JobState) -> None:
+        shutil.rmtree(self.home.job(job.uid).private, ignore_errors=True)
+        if job.job_spec.ttl is not None:
+            left = (job.finished or time.time()) + job.job_spec.ttl - time.time()
+            loop = asyncio.get_running_loop()
+            loop.call_later(max(0.0, left), lambda: self.tasks.create_task(self._remove(job)))
+
+    async def _remove(self, job: JobState) -> None:
+        await asyncio.to_thread(shutil.rmtree, self.home.job(job.uid).root, True)
+        await self.record(events.JobDeleted(**self._header(job)))
+
+    def _header(self, job: JobState) -> dict[str, Any]:
+        """What an event of this job, now, begins with."""
+        return {"place": self.place, "job": job.name, "uid": job.uid, "attempt": job.attempt, "time": time.time()}
+
+    async def _adopt(self, cgroups: Cgroups) -> None:
+        """Go on with what an earlier supervisor left, then clean up behind it."""
+        kept: set[Path] = set()
+        for job in await self.journal.jobs(self.place):
+            if job.terminal:
+                self._after_end(job)
+            elif job.status is not Status.SUSPENDED:
+                kept |= await self._adopt_job(job)
+        for path in cgroups.leftovers():
+            if path not in kept:
+                with contextlib.suppress(OSError):
+                    (path / "cgroup.kill").write_text("1")
+                    path.rmdir()
+        removed = await collect(self.home, self.journal, self.settings)
+        if removed:
+            self._log.info("jobs_collected", count=removed)
+
+    async def _adopt_job(self, job: JobState) -> set[Path]:
+        directory = self.home.job(job.uid)
+        message = "its supervisor died while it was being started"
+        lost = events.JobFailed(**self._header(job), reason="Lost", message=message)
+        if not directory.launch.exists():
+            await self.record(lost)
+            return set()
+        spec = job.job_spec
+        claims = read_claims(directory, job.attempt, spec.num_nodes * (spec.num_proc_per_node or 1))
+        ranks = {rank: claim for rank, claim in (claims or {}).items() if claim is not None}
+        running = [rank for rank in ranks.values() if isinstance(rank, RankProcess)]
+        if not ranks:
+            self._start(job)
+        elif len(ranks) < len(claims or {}):
+            for rank in running:
+                rank.kill()
+            await self.record(lost)
+        else:
+            self._log.info("job_adopted", job=job.name, running=len(running))
+            self._start(job, ranks)
+        return {rank.cgroup for rank in running if rank.cgroup is not None}
+
+    # ---------------------------------------------------------------- requests
+
+    async def submit(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """Record and start a job; idempotent by uid, and by name and digest."""
+        uid, digest = request["uid"], request["digest"]
+        spec = JobSpec.from_dict(request["spec"])
+        existing = await self.journal.job(self.place, spec.name)
+        if existing is not None:
+            if existing.uid != uid and existing.digest != digest:
+                raise JobExistsError(spec.name, self.place)
+            return {"uid": existing.uid}
+        launch = Launch.of(request["launch"])
+        directory = self.home.job(uid)
+        try:
+            directory.create(blob, launch.dump(), spec.num_nodes)
+            self._warm(launch)
+            event = events.JobSubmitted(
+                place=self.place, job=spec.name, uid=uid, time=time.time(), spec=spec.to_dict(), digest=digest
+            )
+            (recorded,) = await self.journal.append([event])
+        except (OSError, KfasyncError) as error:
+            shutil.rmtree(directory.root, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise BackendError(f"the job's directory {directory.root} can't be written: {error}") from error
+            raise
+        job = await self.journal.job(self.place, spec.name)
+        assert job is not None
+        if recorded is not None:
+            self._start(job)
+            if request.get("warning"):
+                await self._runners[uid].warn(*request["warning"])
+        else:
+            shutil.rmtree(directory.root, ignore_errors=True)
+        return {"uid": job.uid}
+
+    def _warm(self, launch: Launch) -> None:
+        # The zygote starts while the intent is being committed.
+        if not launch.install:
+            ambient = tuple(sorted(import_environment(launch.environ).items()))
+            self.zygotes.warm(ZygoteKey(launch.python, launch.preload, ambient), self.tasks)
+
+    async def _known(self, request: dict[str, Any]) -> JobState:
+        job = await self.journal.job_by_uid(request["uid"])
+        if job is None or job.deleted:
+            raise JobNotFoundError(request["name"], self.place)
+        return job
+
+    async def stop(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """Have a job stopped: ``cause`` is cancel, suspend or prune."""
+        job = await self._known(request)
+        if job.terminal or (job.status is Status.SUSPENDED and request["cause"] == "suspend"):
+            return {}
+        cause, message = request["cause"], request.get("message", "")
+        header = self._header(job)
+        await self.record(events.StopRequested(**header, cause=cause, message=message))
+        runner = self._runners.get(job.uid)
+        if runner is not None:
+            runner.request_stop(cause, message)
+        elif job.status is Status.SUSPENDED:
+            await self.record(events.JobFailed(**header, reason="Cancelled", message=message or "cancelled on request"))
+            self._after_end(job)
+        return {}
+
+    async def resume(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """Start a suspended job again."""
+        job = await self._known(request)
+        if job.status is Status.SUSPENDED:
+            header = self._header(job) | {"attempt": job.attempt + 1}
+            (recorded,) = await self.journal.append([events.JobResumed(**header)])
+            if recorded is not None:
+                resumed = await self._known(request)
+                self._start(resumed)
+        elif job.stop == "suspend" and not job.terminal:
+            raise BackendError(f"job {job.name!r} is still being suspended: wait for Suspended, then resume it")
+        return {}
+
+    async def delete(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """Stop a job if it runs and remove everything of it; answers when it is gone."""
+        job = await self._known(request)
+        await self.stop({**request, "cause": "cancel"}, b"")
+        after = job.cursor
+        while not (job := await self._known(request)).terminal:
+            after = await self.journal.changed(max(after, job.cursor))
+        await self._remove(job)
+        return {}
+
+    async def status(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """What runs: for ``kfasync supervisor status`` and for tests that kill things."""
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "protocol": PROTOCOL,
+            "jobs": [runner.name for runner in self._runners.values()],
+            "queued": len(self._admission.queued),
+            "zygotes": self.zygotes.pids,
+            "clients": len(self._connections),
+        }
+
+    async def handover(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """Leave, so that a supervisor of another version can adopt the jobs, which go on."""
+        asyncio.get_running_loop().call_soon(self._ended.set)
+        return {}
+
+    # ---------------------------------------------------------------- connections
+
+    def connected(self, connection: _Connection) -> None:
+        self._connections.add(connection)
+        self._watch_idle()
+
+    def disconnected(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
+        self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if not self._runners and not self._connections:
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(self.settings.idle_timeout, self._ended.set)
+
+
+class _Leave(Exception):
+    """Ends the supervisor's task group."""
+
+
+_OPERATIONS: dict[str, Operation] = {
+    "submit": Supervisor.submit,
+    "stop": Supervisor.stop,
+    "resume": Supervisor.resume,
+    "delete": Supervisor.delete,
+    "status": Supervisor.status,
+    "handover": Supervisor.handover,
+}
+
+
+class _Connection(FrameProtocol):
+    """One client."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        super().__init__()
+        self._supervisor = supervisor
+        self._greeted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        _, uid, _ = struct.unpack("3i", peer)
+        if uid != os.getuid():
+            # The directory's mode keeps others out already; a peer that got in anyway is not served.
+            self.transport.abort()
+            return
+        self._supervisor.connected(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._supervisor.disconnected(self)
+
+    def frame_received(self, header: dict[str, Any], blob: bytes) -> None:
+        if not self._greeted:
+            self._greeted = True
+            self.send({"hello": PROTOCOL, "version": __version__, "pid": os.getpid()})
+            return
+        self._supervisor.tasks.create_task(self._answer(header, blob))
+
+    async def _answer(self, header: dict[str, Any], blob: bytes) -> None:
+        number = header["id"]
+        operation = _OPERATIONS.get(header["op"])
+        try:
+            if operation is None:
+                raise BackendError(f"this supervisor (kfasync {__version__}) does not know {header['op']!r}")
+            reply: dict[str, Any] = {"id": number, "ok": await operation(self._supervisor, header, blob)}
+        except KfasyncError as error:
+            args = [error.name, error.place] if isinstance(error, JobExistsError | JobNotFoundError) else [str(error)]
+            reply = {"id": number, "error": {"type": type(error).__name__, "args": args}}
+        if not self.transport.is_closing():
+            self.send(reply)
