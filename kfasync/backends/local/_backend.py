@@ -66,21 +66,19 @@ class LocalBackend(Backend):
                 raise UnsupportedError(
                     f"env[{name!r}] is a Kubernetes Secret: on local use SecretRef(env=…) or (file=…)"
                 )
-        gpus = self._gpus()
-        if spec.resources.gpus > len(gpus) and (spec.strict or self._config.strict):
-            raise UnsupportedError(f"{spec.resources.gpus} GPUs a node were asked for, this machine has {len(gpus)}")
+        asked, present = spec.resources.gpus * spec.num_nodes, len(self._gpus())
+        if asked > present and (spec.strict or self._config.strict):
+            raise UnsupportedError(
+                f"{asked} GPUs were asked for, this machine has {present}: ask for fewer, or strict=False"
+            )
 
     def _gpus(self) -> tuple[str, ...]:
-        return tuple(self._config.gpus) if self._config.gpus is not None else find_gpus(self._settings.gpus)
+        return find_gpus(self._settings.gpus)
 
     async def submit(self, submission: Submission) -> None:
         spec, payload = submission.spec, submission.payload
-        asked, present = spec.resources.gpus, len(self._gpus())
-        usable = min(asked, present) if asked <= present else 0
-        resolved = replace(spec, num_proc_per_node=spec.num_proc_per_node or max(1, usable))
-        warning = None
-        if asked > present:
-            warning = ("NoGPU", f"{asked} GPUs a node were asked for, this machine has {present}: running without")
+        gpus = spec.resources.gpus if spec.resources.gpus * spec.num_nodes <= len(self._gpus()) else 0
+        resolved = replace(spec, num_proc_per_node=spec.num_proc_per_node or max(1, gpus))
         launch = Launch(
             python=sys.executable,
             # A job that submits jobs must not have their progress taken for its own.
@@ -100,19 +98,19 @@ class LocalBackend(Backend):
             spec=resolved.to_dict(),
             digest=spec.digest,
             launch=vars(launch),
-            warning=warning,
         )
 
     async def watch(self) -> AsyncIterator[Event | Synced]:
-        """Nothing to tell: the supervisor writes the journal. But somebody must see to it that there is one."""
-        cursor = 0
+        """No events: the supervisor writes the journal. But while jobs are alive there must be one, so that they are told."""
         while True:
-            if await self._journal.jobs(self.place, alive_only=True):
-                await self._link.keep()
+            head = await self._journal.head()
+            alive = await self._journal.jobs(self.place, alive_only=True)
+            lost = await self._link.connected() if alive else None
+            yield Synced(uids=frozenset(job.uid for job in alive))
+            if lost is not None:
+                await lost
             else:
-                cursor = await self._journal.changed(max(cursor, await self._journal.head()))
-            if False:  # pragma: no cover - makes this an async generator
-                yield Synced(uids=frozenset())
+                await self._journal.changed(head)
 
     def logs(self, job: JobState, query: LogQuery, done: asyncio.Event) -> AsyncIterator[LogLine]:
         return read_logs(self._home.job(job.uid).root, job, query, done)

@@ -8,7 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,9 @@ class Link:
             return ok
         raise AssertionError("unreachable")
 
-    async def keep(self) -> None:
-        """Be connected until the connection is lost."""
-        client = await self._connected()
-        await asyncio.shield(client.lost)
+    async def connected(self) -> Awaitable[None]:
+        """Be connected, which means that a supervisor has adopted every job. Awaiting what it returns waits for the loss."""
+        return asyncio.shield((await self._connected()).lost)
 
     async def aclose(self) -> None:
         if self._client is not None:

@@ -142,22 +142,19 @@ class Runner:
 
     async def _attempt(self, adopted: dict[int, RankProcess | Exit] | None) -> Outcome:
         launch = Launch.load(self.directory.launch.read_text())
-        python = await self._unless_stopped(self._install(launch))
         try:
-            grant = await self._unless_stopped(self._host.admit(self, self._claim()))
-            rendezvous = Rendezvous()
-            try:
-                if adopted is None:
-                    ranks: dict[int, RankProcess | Exit] = await self._launch(launch, python, grant, rendezvous.port)
-                else:
-                    ranks = adopted
-                return await self._supervise(ranks)
-            finally:
-                rendezvous.close()
+            if adopted is not None:
+                return await self._supervise(adopted)
+            python = await self._unless_stopped(self._install(launch))
+            grant = await self._unless_stopped(self._host.admit(self))
+            with contextlib.closing(Rendezvous()) as rendezvous:
+                return await self._supervise(await self._launch(launch, python, grant, rendezvous.port))
         finally:
             self._host.release(self.uid)
 
-    def _claim(self) -> Claim:
+    @property
+    def claim(self) -> Claim:
+        """What the job needs to be admitted."""
         nodes, asked = self.spec.num_nodes, self.spec.resources
         return Claim(
             cpu=None if asked.cpu is None else asked.cpu * nodes,

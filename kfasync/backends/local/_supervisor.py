@@ -36,7 +36,7 @@ from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, Kfasy
 from kfasync.events import Event
 from kfasync.jobs import JobSpec
 from kfasync.settings import Settings
-from kfasync.state import Admission, Claim, Grant, JobState, Journal, Status
+from kfasync.state import Admission, Grant, JobState, Journal, Status
 
 __all__ = ["Supervisor"]
 
@@ -114,16 +114,18 @@ class Supervisor:
         """Write events to the journal."""
         await self.journal.append(happened)
 
-    async def admit(self, runner: Runner, claim: Claim) -> Grant:
+    async def admit(self, runner: Runner) -> Grant:
         """Wait for a place on the machine."""
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._grants[runner.uid] = future
-        self._grant(self._admission.want(runner.uid, claim))
+        self._grant(self._admission.want(runner.uid, runner.claim))
         if not future.done():
             await runner.queued(f"waiting for room on this machine ({len(self._admission.queued)} queued)")
         grant = await future
         if grant.oversized:
             await runner.warn("Oversized", "it asks for more than this machine has, so it runs alone")
+        if grant.lacks_gpus:
+            await runner.warn("NoGPU", "it asks for more GPUs than this machine has, so it runs without")
         return grant
 
     def release(self, uid: str) -> None:
@@ -207,7 +209,9 @@ class Supervisor:
             await self.record(lost)
         else:
             self._log.info("job_adopted", job=job.name, running=len(running))
-            self._start(job, ranks)
+            nproc = spec.num_proc_per_node or 1
+            devices = [rank.devices for rank in job.ranks if rank.rank % nproc == 0]
+            self._admission.adopt(job.uid, self._start(job, ranks).claim, devices)
         return {rank.cgroup for rank in running if rank.cgroup is not None}
 
     # ---------------------------------------------------------------- requests
@@ -239,8 +243,6 @@ class Supervisor:
         assert job is not None
         if recorded is not None:
             self._start(job)
-            if request.get("warning"):
-                await self._runners[uid].warn(*request["warning"])
         else:
             shutil.rmtree(directory.root, ignore_errors=True)
         return {"uid": job.uid}
