@@ -1,0 +1,113 @@
+"""Parsers of what jobs print and report, on sane and hostile input."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kfasync.state import parse_metrics, parse_report
+
+KATIB = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)", re.ASCII)
+
+
+def katib(line: str) -> list[tuple[str, float]]:
+    """Katib's rule as it stands; a value that is no number counts for nothing."""
+    found = []
+    for match in KATIB.finditer(line):
+        if any(character.isdigit() for character in re.split("[eE]", match[2])[0]):
+            found.append((match[1], float(match[2])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("loss=0.5", [("loss", 0.5)]),
+        ("epoch 3: loss = 2.5e-1, acc=+.75", [("loss", 0.25), ("acc", 0.75)]),
+        ("val-loss=1 a_b=-2", [("val-loss", 1.0), ("a_b", -2.0)]),
+        ("a=1b=2", [("a", 1.0), ("b", 2.0)]),
+        ("a=b=3", [("b", 3.0)]),
+        ("size=10GB", [("size", 10.0)]),
+        ("x=inf y=-Infinity", [("x", math.inf), ("y", -math.inf)]),
+        ("x=information y=nano", []),
+        ("x= y=", []),
+        ("100% |####| loss=1.0\r", [("loss", 1.0)]),
+        ("größe=3", [("e", 3.0)]),
+        ("", []),
+    ],
+)
+def test_name_value_pairs_are_found(line: str, expected: list[tuple[str, float]]) -> None:
+    assert parse_metrics(line) == expected
+
+
+def test_nan_is_a_value() -> None:
+    [(name, value)] = parse_metrics("loss=NaN")
+    assert name == "loss"
+    assert math.isnan(value)
+
+
+@given(st.text(alphabet="ab_|-=+.eE019 \t\né", max_size=60))
+def test_the_rule_is_katibs(line: str) -> None:
+    assert parse_metrics(line) == katib(line)
+
+
+@pytest.mark.parametrize("piece", ["a", "a ", "=", "a=", "a=1", " ", "a=1.", "1e", "-", "a=nan", "é"])
+def test_hostile_lines_take_linear_time(piece: str) -> None:
+    line = piece * (300_000 // len(piece)) + "=x"
+    start = time.process_time()
+    parse_metrics(line)
+    # A quadratic scan of this line takes minutes.
+    assert time.process_time() - start < 5
+
+
+def test_report_lines_are_read() -> None:
+    assert parse_report('{"k":"metric","t":1.5,"s":2,"m":{"loss":0.5,"x":"-inf"}}\n') == (
+        "metric",
+        2.0,
+        {"loss": 0.5, "x": -math.inf},
+    )
+    assert parse_report('{"k":"progress","t":1,"p":50,"r":null,"msg":"half"}') == ("progress", 50.0, None, "half")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "loss=3",
+        '{"k":"metric","m":{"lo',
+        '{"k":"metric"}',
+        '{"k":"metric","m":{}}',
+        '{"k":"metric","m":[1]}',
+        '{"k":"metric","m":{"a":true}}',
+        '{"k":"metric","m":{"a":"much"}}',
+        '{"k":"metric","s":[],"m":{"a":1}}',
+        '{"k":"metric","m":{"a":1' + "0" * 400 + "}}",
+        '{"k":"metric","m":{"a":1' + "0" * 5000 + "}}",
+        '{"k":"progress","p":"x"}',
+        '{"k":"poem"}',
+        "[1]",
+        "[" * 100_000,
+        '{"a":' * 100_000,
+    ],
+    ids=lambda line: line[:30],
+)
+def test_torn_and_foreign_lines_are_no_reports(line: str) -> None:
+    assert parse_report(line) is None
+
+
+@given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(json.dumps))
+def test_no_line_breaks_the_report_reader(line: str) -> None:
+    parse_report(line)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["k", "s", "m", "p", "r", "msg"]), st.sampled_from(["metric", "progress", 1, {}]))
+)
+def test_no_shape_breaks_the_report_reader(data: dict[str, object]) -> None:
+    parse_report(json.dumps(data))
