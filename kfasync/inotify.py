@@ -62,13 +62,18 @@ class FileWatch:
             os.close(self._fd)
             self._fd = -1
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Path, *, content: bool = True) -> None:
         """Watch a file, or the entries of a directory. Adding a path again is harmless.
+
+        Args:
+            path: What to watch.
+            content: Whether writes count. False, for a directory, tells only of entries that come and go: the files in
+                it may be written a million times a second.
 
         Raises:
             OSError: It does not exist, or the user's limit of watches is reached.
         """
-        wd = _libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK)
+        wd = _libc.inotify_add_watch(self._fd, os.fsencode(path), _MASK if content else _MASK & ~_MODIFY)
         if wd < 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), str(path))
@@ -86,12 +91,17 @@ class FileWatch:
         """Wait for a change.
 
         Returns:
-            The watched paths that changed (for a directory: the entries), at least one.
+            The watched paths that changed (for a directory: the entries); at least one, unless `wake` was called or
+            another waiter took them.
         """
         await self._wake.wait()
         self._wake.clear()
         changed, self._changed = self._changed, set()
         return changed
+
+    def wake(self) -> None:
+        """Let whoever waits go on at once, with an empty set when nothing changed."""
+        self._wake.set()
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):

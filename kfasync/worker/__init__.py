@@ -1,0 +1,14 @@
+"""What runs inside a job: the bootstrap of a rank, and what training code may call.
+
+Standard library only, and nothing else of kfasync: the files of this package travel into containers and pods as they
+are. Whatever is slow to import is imported where it is used, because a rank pays for it before the user's first line.
+"""
+
+from __future__ import annotations
+
+from ._report import MARK, progress, report
+from ._run import PROTOCOL, run_rank
+from ._status import update_trainjob_status
+from ._stop import should_stop
+
+__all__ = ["MARK", "PROTOCOL", "progress", "report", "run_rank", "should_stop", "update_trainjob_status"]

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.worker.ranks import forker, ranks
+
+__all__ = ["forker", "ranks"]
