@@ -1,0 +1,6 @@
+"""The engine: submits, follows and controls the jobs of one place from one event loop, and never polls."""
+
+from kfasync.engine._engine import Engine
+from kfasync.engine._handle import JobHandle
+
+__all__ = ["Engine", "JobHandle"]
