@@ -1,0 +1,1 @@
+"""Containers of Docker or Podman: the settings. This version can't run jobs there yet."""

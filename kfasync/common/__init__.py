@@ -1,0 +1,1 @@
+"""Kubeflow's import path of what its products share."""

@@ -1,0 +1,5 @@
+"""The client, under Kubeflow's import path."""
+
+from kfasync.trainer._sync import TrainerClient
+
+__all__ = ["TrainerClient"]

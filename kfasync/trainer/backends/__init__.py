@@ -1,0 +1,1 @@
+"""Kubeflow's import paths of the backend configs."""

@@ -1,0 +1,1 @@
+"""Kubeflow's import path of the value types: ``from kfasync.trainer.types import types``."""
