@@ -1,0 +1,310 @@
+"""The training functions of the suite, and what each is on a fake place.
+
+They run on every backend: small, self-contained, importing what they need inside. None sleeps to wait: a job that must
+last waits to be stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from kfasync.testing._script import FakeOutOfMemory, FakeRank, plays
+
+Fake = Generator[float | None, None, Any]
+
+__all__ = [
+    "add",
+    "exhaust_memory",
+    "exit_with",
+    "fail",
+    "fail_on_rank",
+    "fail_once",
+    "ignore_sigterm",
+    "print_and_wait",
+    "print_lines",
+    "print_marks",
+    "read_environment",
+    "report_numbers",
+    "report_then_wait",
+    "run_as_coroutine",
+    "spawn_grandchild",
+    "stop_politely",
+    "wait_for_stop",
+    "write_file",
+]
+
+
+def _fake_print_lines(rank: FakeRank, lines: Sequence[str], errors: Sequence[str] = ()) -> None:
+    for line in lines:
+        rank.print(line)
+    for line in errors:
+        rank.print(line, stream="stderr")
+
+
+@plays(_fake_print_lines)
+def print_lines(lines: Sequence[str], errors: Sequence[str] = ()) -> None:
+    """Print to stdout, then to stderr."""
+    import sys
+
+    for line in lines:
+        print(line, flush=True)
+    for line in errors:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _fake_print_marks(rank: FakeRank) -> None:
+    rank.print(f"rank {rank.rank} of {rank.world_size} on node {rank.node} attempt {rank.attempt}")
+
+
+@plays(_fake_print_marks)
+def print_marks() -> None:
+    """Print which rank this is, from torchrun's environment."""
+    import os
+
+    env = os.environ
+    attempt = env["KFASYNC_ATTEMPT"]
+    print(f"rank {env['RANK']} of {env['WORLD_SIZE']} on node {env['GROUP_RANK']} attempt {attempt}", flush=True)
+
+
+def _fake_wait(rank: FakeRank) -> Fake:
+    rank.print("ready")
+    yield math.inf
+
+
+@plays(_fake_wait)
+def wait_for_stop() -> None:
+    """Wait for ever, as a program that knows nothing of kfasync does."""
+    import threading
+
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+def _fake_print_and_wait(rank: FakeRank, lines: Sequence[str]) -> Fake:
+    _fake_print_lines(rank, lines)
+    yield math.inf
+
+
+@plays(_fake_print_and_wait)
+def print_and_wait(lines: Sequence[str]) -> None:
+    """Print, then wait for ever."""
+    import threading
+
+    for line in lines:
+        print(line, flush=True)
+    threading.Event().wait()
+
+
+def _fake_stop_politely(rank: FakeRank) -> Fake:
+    rank.print("ready")
+    yield None
+    rank.print("checkpoint saved")
+    return "stopped"
+
+
+@plays(_fake_stop_politely)
+def stop_politely() -> str:
+    """Wait until ``should_stop()`` says so, then print and return."""
+    import os
+    import signal
+
+    import kfasync
+
+    # A signal writes a byte to the pipe, also one that comes between the question and the read.
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    stopped = kfasync.should_stop()
+    print("ready", flush=True)
+    while not stopped:
+        os.read(read, 1)
+        stopped = kfasync.should_stop()
+    print("checkpoint saved", flush=True)
+    return "stopped"
+
+
+def _fake_ignore_sigterm(rank: FakeRank) -> Fake:
+    rank.ignore_sigterm()
+    rank.print("ready")
+    yield math.inf
+
+
+@plays(_fake_ignore_sigterm)
+def ignore_sigterm() -> None:
+    """Wait for ever and mind no SIGTERM; only SIGKILL helps."""
+    import signal
+    import threading
+
+    import kfasync
+
+    kfasync.should_stop()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("ready", flush=True)
+    threading.Event().wait()
+
+
+def _fake_fail(rank: FakeRank, message: str) -> None:
+    rank.print("about to fail")
+    raise ValueError(message)
+
+
+@plays(_fake_fail)
+def fail(message: str) -> None:
+    """Raise a ValueError."""
+    print("about to fail", flush=True)
+    raise ValueError(message)
+
+
+def _fake_fail_on_rank(rank: FakeRank, failing: int) -> Fake:
+    if rank.rank == failing:
+        raise RuntimeError(f"rank {failing} is broken")
+    yield math.inf
+
+
+@plays(_fake_fail_on_rank)
+def fail_on_rank(failing: int) -> None:
+    """Raise on one rank; the others wait for ever, as in a collective."""
+    import os
+    import threading
+
+    if int(os.environ["RANK"]) == failing:
+        raise RuntimeError(f"rank {failing} is broken")
+    threading.Event().wait()
+
+
+def _fake_fail_once(rank: FakeRank) -> str:
+    if rank.attempt == 1:
+        raise RuntimeError("the first attempt always fails")
+    return f"attempt {rank.attempt}"
+
+
+@plays(_fake_fail_once)
+def fail_once() -> str:
+    """Fail at the first attempt, return at the next."""
+    import os
+
+    attempt = os.environ["KFASYNC_ATTEMPT"]
+    if attempt == "1":
+        raise RuntimeError("the first attempt always fails")
+    return f"attempt {attempt}"
+
+
+def _fake_exit_with(rank: FakeRank, code: int) -> None:
+    raise SystemExit(code)
+
+
+@plays(_fake_exit_with)
+def exit_with(code: int) -> None:
+    """Leave by ``sys.exit``."""
+    import sys
+
+    sys.exit(code)
+
+
+def _fake_exhaust_memory(rank: FakeRank, limit: int) -> None:
+    raise FakeOutOfMemory(limit)
+
+
+@plays(_fake_exhaust_memory)
+def exhaust_memory(limit: int) -> None:
+    """Take twice the memory that the job may have."""
+    block = bytearray(2 * limit)
+    for page in range(0, len(block), 4096):
+        block[page] = 1
+
+
+def _fake_add(rank: FakeRank, **values: Any) -> Any:
+    return {"sum": sum(v for v in values.values() if isinstance(v, int)), "rank": rank.rank, "given": dict(values)}
+
+
+@plays(_fake_add)
+def add(**values: Any) -> Any:
+    """Return a value made of the arguments."""
+    import os
+
+    total = sum(v for v in values.values() if isinstance(v, int))
+    return {"sum": total, "rank": int(os.environ["RANK"]), "given": dict(values)}
+
+
+async def _add_async(**values: Any) -> Any:
+    return add(**values)
+
+
+run_as_coroutine = plays(_fake_add)(_add_async)
+
+
+def _fake_report_numbers(rank: FakeRank, losses: Sequence[float]) -> None:
+    for step, loss in enumerate(losses, start=1):
+        rank.report(step, loss=loss)
+        rank.print(f"accuracy={step / 10}")
+    rank.progress(100.0, message="done")
+
+
+@plays(_fake_report_numbers)
+def report_numbers(losses: Sequence[float]) -> None:
+    """Report a loss for each step, print an accuracy, and tell the progress."""
+    import kfasync
+
+    for step, loss in enumerate(losses, start=1):
+        kfasync.report(step, loss=loss)
+        print(f"accuracy={step / 10}", flush=True)
+    kfasync.progress(100.0, message="done")
+
+
+def _fake_report_then_wait(rank: FakeRank, loss: float) -> Fake:
+    rank.report(1, loss=loss)
+    yield math.inf
+
+
+@plays(_fake_report_then_wait)
+def report_then_wait(loss: float) -> None:
+    """Report one loss, then wait for ever."""
+    import threading
+
+    import kfasync
+
+    kfasync.report(1, loss=loss)
+    threading.Event().wait()
+
+
+def _fake_spawn_grandchild(rank: FakeRank) -> Fake:
+    rank.print("0")
+    yield math.inf
+
+
+@plays(_fake_spawn_grandchild)
+def spawn_grandchild() -> None:
+    """Start a process in a session of its own, print its pid, wait for ever."""
+    import subprocess
+    import sys
+    import threading
+
+    code = "import threading; threading.Event().wait()"
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    print(child.pid, flush=True)
+    threading.Event().wait()
+
+
+def _fake_read_environment(rank: FakeRank, names: Sequence[str]) -> Mapping[str, str | None]:
+    return {name: rank.env.get(name) for name in names}
+
+
+@plays(_fake_read_environment)
+def read_environment(names: Sequence[str]) -> Mapping[str, str | None]:
+    """Return some variables of the environment. It prints nothing: a value may be a secret."""
+    import os
+
+    return {name: os.environ.get(name) for name in names}
+
+
+def _fake_write_file(rank: FakeRank, name: str, text: str) -> None:
+    rank.write(name, text)
+
+
+@plays(_fake_write_file)
+def write_file(name: str, text: str) -> None:
+    """Write a file into the working directory."""
+    with open(name, "w", encoding="utf-8") as file:
+        file.write(text)
