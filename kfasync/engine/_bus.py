@@ -10,10 +10,13 @@ from typing import Protocol
 
 from kfasync.engine._backoff import Backoff
 from kfasync.errors import BackendError, KfasyncError
-from kfasync.events import Event
+from kfasync.events import Event, JobCompleted, JobDeleted, JobFailed
 from kfasync.state import Journal
 
-__all__ = ["Listener", "Subscription", "Tail"]
+__all__ = ["ENDS", "Listener", "Subscription", "Tail"]
+
+#: After one of these nothing that a job does can follow.
+ENDS = (JobCompleted, JobFailed, JobDeleted)
 
 # Events: what one read of the journal brings; what a subscriber may leave unread before it has to read the journal.
 _PAGE, _BACKLOG = 500, 1000

@@ -16,16 +16,13 @@ from typing import Any
 from kfasync import log
 from kfasync.backends.base import Backend, LogLine, LogQuery
 from kfasync.engine._batch import batches, closing
-from kfasync.engine._bus import Subscription, Tail
+from kfasync.engine._bus import ENDS, Subscription, Tail
 from kfasync.engine._logs import read_log
 from kfasync.errors import BackendError, KfasyncError
-from kfasync.events import Event, JobCompleted, JobDeleted, JobFailed, JobStarted, MetricReported, ProgressReported
+from kfasync.events import Event, JobStarted, MetricReported, ProgressReported
 from kfasync.state import JobState, Journal, Status, parse_metrics, parse_report
 
-__all__ = ["ENDS", "Collector"]
-
-#: After one of these nothing that a job does can follow.
-ENDS = (JobCompleted, JobFailed, JobDeleted)
+__all__ = ["Collector"]
 
 # Jobs whose reading position is remembered, so that a second reader of a long log need not record it again. Forgetting
 # one costs time, not truth.

@@ -11,7 +11,7 @@ from typing import Any
 
 from kfasync.backends.base import LogLine, LogQuery
 from kfasync.engine._backoff import insist
-from kfasync.engine._collect import ENDS
+from kfasync.engine._bus import ENDS
 from kfasync.engine._core import Core
 from kfasync.engine._logs import read_log
 from kfasync.errors import (

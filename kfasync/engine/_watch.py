@@ -11,6 +11,7 @@ from kfasync import log
 from kfasync.backends.base import Backend, Synced
 from kfasync.engine._backoff import Backoff
 from kfasync.engine._batch import batches, closing
+from kfasync.engine._bus import ENDS
 from kfasync.errors import BackendError, JobExistsError, KfasyncError, TransitionError
 from kfasync.events import Event, JobDeleted, JobFailed, JobSubmitted
 from kfasync.state import JobState, Journal, Status
@@ -111,8 +112,9 @@ class Watcher:
                 await backoff.pause(error)
 
     async def _watch(self, backoff: Backoff) -> None:
-        # Only jobs known before the place began to list can be missing from its list.
-        suspects = frozenset() if self._backend.journals else {job.uid for job in await self._alive()}
+        # Only a job known before the place began to list can be missing from its list: an intent of this journal, and
+        # later, when the same watch lists again after a lost connection, what the place itself has told of.
+        suspects = {job.uid for job in await self._alive()}
         try:
             async with asyncio.timeout(None) as self._recheck, closing(batches(self._backend.watch())) as stream:
                 async for batch in stream:
@@ -121,10 +123,11 @@ class Watcher:
                         if isinstance(item, Synced):
                             await self._record(events)
                             await self._reconcile(suspects - item.uids)
-                            events, suspects = [], frozenset()
+                            events, suspects = [], set(item.uids)
                             backoff.reset()
                         else:
                             events.append(item)
+                            (suspects.discard if isinstance(item, ENDS) else suspects.add)(item.uid)
                     await self._record(events)
         except TimeoutError:
             if self._recheck is None or not self._recheck.expired():
@@ -168,7 +171,7 @@ class Watcher:
             await self._journal.append([deleted])
 
     async def _reconcile(self, missing: Iterable[str]) -> None:
-        missing = frozenset(missing) - self.submitting
+        missing = frozenset() if self._backend.journals else frozenset(missing) - self.submitting
         lost: list[Event] = []
         for job in await self._alive() if missing else ():
             if job.uid not in missing:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Payload:
     imports: frozenset[str] = frozenset()
     python: tuple[int, int] = (sys.version_info[0], sys.version_info[1])
     digest: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Elsewhere it is plain data: what it was made from stays in the process that made it.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def source(self) -> str | None:

@@ -140,7 +140,7 @@ def build(
     payload, entry = _payload(call.trainer, given, values)
     written = _run_options(call, given, backend)
     env = {**runtime.trainer.env, **_mapping("env", values.get("env"))}
-    fields = _read_options(written, entry)
+    fields: dict[str, Any] = {"args": payload.argv, **_read_options(written, entry)}
     spec = JobSpec(
         runtime=runtime.name,
         framework=runtime.trainer.framework,
@@ -159,7 +159,6 @@ def build(
         grace=_seconds("grace", given.get("grace", grace)),
         strict=bool(given.get("strict", strict)),
         payload_digest=payload.digest,
-        **({"args": payload.argv} if entry == "script" else {}),
         **fields,
     )
     return Plan(spec=spec, payload=payload, secrets=_secrets(env))

@@ -123,7 +123,8 @@ def _exit_code(problem: SystemExit) -> int:
     if problem.code is None:
         return 0
     if isinstance(problem.code, int):
-        return problem.code & 0xFF
+        # What does not fit into a C long is -1 to the interpreter.
+        return problem.code & 0xFF if -(2**63) <= problem.code < 2**63 else 255
     print(problem.code, file=sys.stderr)
     return 1
 

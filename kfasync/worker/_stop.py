@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 __all__ = ["should_stop"]
 
 _asked = False  # SIGTERM came
 _watching = False  # the process no longer ends by SIGTERM
+_held = threading.local()  # the signal mask of a thread that is forking
 
 
 def should_stop() -> bool:
@@ -39,7 +41,7 @@ def _watch() -> None:
         signal.signal(signal.SIGTERM, _note)
     except ValueError:  # not the main thread, where Python allows no handler
         _shield()
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
 
 
 def _note(signum: int, frame: object) -> None:
@@ -58,9 +60,19 @@ def _shield() -> None:
     libc.signal(signal.SIGTERM, ctypes.cast(libc.abs, ctypes.c_void_p))
 
 
+def _hold() -> None:
+    # A SIGTERM for the child must not meet our handler in the moment before the child has dropped it.
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.mask)
+
+
 def _forget() -> None:
     # A forked child made no promise: Process.terminate() and a pool's shutdown must still end it.
     global _watching, _asked
     if _watching and signal.getsignal(signal.SIGTERM) in (_note, signal.SIG_DFL):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _watching = _asked = False
+    _release()

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from memory_place import MemoryBackend, Place, RecordingBackend
 
 from kfasync.engine import Engine
 from kfasync.state import Journal
+from tests.engine.memory_place import MemoryBackend, Place, RecordingBackend
 
 
 @pytest.fixture

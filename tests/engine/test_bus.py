@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from memory_place import Place
 
 from kfasync.engine import Engine
 from kfasync.engine._bus import Subscription, Tail
@@ -16,6 +15,7 @@ from kfasync.errors import JobNotFoundError, JournalError
 from kfasync.events import Event, JobDeleted, JobStarted, JobSubmitted, JobWarning
 from kfasync.jobs import JobSpec
 from kfasync.state import Journal
+from tests.engine.memory_place import Place
 
 pytestmark = pytest.mark.anyio
 

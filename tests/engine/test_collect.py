@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from memory_place import Place
 
 from kfasync.engine import Engine, JobHandle
 from kfasync.events import MetricReported, ProgressReported
 from kfasync.jobs import JobSpec
 from kfasync.state import MetricSummary
+from tests.engine.memory_place import Place
 
 pytestmark = pytest.mark.anyio
 REPORT = '{"k":"metric","t":1.0,"s":%d,"m":{"acc":%s}}'

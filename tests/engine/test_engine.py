@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from memory_place import MemoryBackend, Place
 
 from kfasync.engine import Engine
 from kfasync.errors import (
@@ -25,6 +24,7 @@ from kfasync.errors import (
 from kfasync.events import JobSubmitted
 from kfasync.jobs import JobSpec
 from kfasync.state import Journal, Status
+from tests.engine.memory_place import MemoryBackend, Place
 
 pytestmark = pytest.mark.anyio
 PAYLOAD = object()

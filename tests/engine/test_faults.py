@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from kfasync.engine import Engine
 from kfasync.events import Event, JobCompleted, JobDeleted, JobStarted
 from kfasync.jobs import JobSpec
 from kfasync.state import Status, verify
-from kfasync.testing import Crashes, FakeBackend, FakeBackendConfig, FakeWorld
+from kfasync.testing import Crashes, FakeBackend, FakeBackendConfig, FakeRank, FakeScript, FakeWorld
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +46,22 @@ async def test_the_end_is_seen_once_whatever_befalls_its_events(
         while JobDeleted not in seen:
             seen.append(type(await anext(events)))
     assert seen.count(JobCompleted) == 1
+
+
+async def test_a_job_that_was_removed_behind_a_lost_connection_is_lost(engine: Engine, fake: FakeBackend) -> None:
+    for name in ("gone", "there"):
+        fake.world.script(name, FakeScript(run=_hang))
+    gone = await engine.submit(JobSpec(name="gone"), payload.none())
+    there = await engine.submit(JobSpec(name="there"), payload.none())
+    await gone.wait({"Running"}, timeout=20)
+    fake.world.remove(gone.uid)
+    fake.inject.cut()
+    assert (await gone.wait({"Failed"}, timeout=20)).reason == "Lost"
+    assert (await there.wait({"Running"}, timeout=20)).status is Status.RUNNING
+
+
+def _hang(rank: FakeRank) -> Iterator[float]:
+    yield math.inf
 
 
 async def test_a_client_that_dies_anywhere_loses_no_job(tmp_path: Path) -> None:

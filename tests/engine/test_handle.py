@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from memory_place import Place
 
 from kfasync.engine import Engine, JobHandle
 from kfasync.errors import InvalidSpecError, JobFailedError, JobNotFoundError, ResultError, WaitTimeoutError
 from kfasync.events import JobFailed, JobStarted
 from kfasync.jobs import JobSpec
 from kfasync.state import JobState, Status
+from tests.engine.memory_place import Place
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from memory_place import MemoryBackend, Place, RecordingBackend
 
 from kfasync.engine import Engine
 from kfasync.engine._watch import Watcher
@@ -17,6 +16,7 @@ from kfasync.errors import BackendError, BackendUnavailableError, IncompatibleVe
 from kfasync.events import JobStarted, JobSubmitted
 from kfasync.jobs import JobSpec
 from kfasync.state import Journal, Status
+from tests.engine.memory_place import MemoryBackend, Place, RecordingBackend
 
 pytestmark = pytest.mark.anyio
 

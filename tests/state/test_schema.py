@@ -11,8 +11,7 @@ import pytest
 from kfasync.errors import IncompatibleVersionError, JournalError
 from kfasync.state import Journal
 from kfasync.state._schema import MIGRATIONS, connect, migrate, network_filesystem, version_of
-
-from .conftest import submitted
+from tests.state.conftest import submitted
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'",))
 

@@ -15,9 +15,8 @@ from kfasync.errors import JournalError, TransitionError
 from kfasync.events import JobCompleted, JobStarted, StopRequested
 from kfasync.state import JobState, Journal, reduce, replay, verify
 from kfasync.state._store import Store
-
-from .conftest import event, metric, submitted
-from .test_lifecycle import _events
+from tests.state.conftest import event, metric, submitted
+from tests.state.test_lifecycle import _events
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +61,7 @@ async def test_a_journal_that_does_not_replay_is_found_out(tmp_path: Path, damag
     await journal.aclose()
     with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute(damage).rowcount
-    with pytest.raises(JournalError, match="replays to another|are not those"):
+    with pytest.raises(JournalError, match=r"replays to another|are not those"):
         verify(path)
 
 

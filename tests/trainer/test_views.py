@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from kfasync.trainer._views import _TELL, event_view, job_view, line_view
 
 _SPEC = JobSpec(name="demo", num_nodes=2, resources=Resources(cpu=2), labels={"a": "1"}, annotations={"b": "2"})
 _STATE = JobState(place="p", name="demo", uid="u", spec=_SPEC.to_dict(), created=1_700_000_000.0, reason="Queued")
-_HEADER = {"place": "p", "job": "demo", "uid": "u", "time": 1_700_000_000.0}
+_HEADER: dict[str, Any] = {"place": "p", "job": "demo", "uid": "u", "time": 1_700_000_000.0}
 
 
 def _steps(state: JobState) -> list[tuple[str, str | None, str, str, str]]:

@@ -60,6 +60,7 @@ class Ranks:
         self._root = root
         self._forker = forker
         self._count = 0
+        self._spawned: list[Spawned] = []
 
     def prepare(self, payload: Payload, env: Mapping[str, str]) -> tuple[Path, dict[str, Any], dict[str, str]]:
         """A directory with the payload, the context, and the environment."""
@@ -118,7 +119,15 @@ class Ranks:
         payload = code if isinstance(code, Payload) else from_function(code, kwargs)
         directory, context, whole = self.prepare(payload, env or {})
         (directory / "ctx.json").write_text(json.dumps(context))
-        return Spawned(directory, [sys.executable, str(WORKER), str(directory / "ctx.json")], whole)
+        rank = Spawned(directory, [sys.executable, str(WORKER), str(directory / "ctx.json")], whole)
+        self._spawned.append(rank)
+        return rank
+
+    def close(self) -> None:
+        """Leave nothing running behind a test that failed."""
+        for rank in self._spawned:
+            rank.process.kill()
+            rank.process.communicate()
 
 
 class Spawned:
@@ -158,5 +167,7 @@ def forker() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture
-def ranks(tmp_path: Path, forker: subprocess.Popen[str]) -> Ranks:
-    return Ranks(tmp_path, forker)
+def ranks(tmp_path: Path, forker: subprocess.Popen[str]) -> Iterator[Ranks]:
+    made = Ranks(tmp_path, forker)
+    yield made
+    made.close()

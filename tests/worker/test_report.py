@@ -115,9 +115,7 @@ def test_lines_of_threads_and_forked_children_stay_whole(ranks: Ranks) -> None:
     assert seen == {(float(who), float(step)) for who in range(6) for step in range(50)}
 
 
-def test_a_torn_line_is_no_report_and_hides_no_other(
-    tmp_path: Path, lines: Callable[[], list[dict[str, Any]]]
-) -> None:
+def test_a_torn_line_is_no_report_and_hides_no_other(tmp_path: Path, lines: Callable[[], list[dict[str, Any]]]) -> None:
     report(1, loss=0.5)
     path = tmp_path / "report"
     whole = path.read_text()

@@ -113,7 +113,9 @@ def test_a_huge_traceback_is_bounded_and_keeps_both_ends(ranks: Ranks) -> None:
     assert ended.record["exception"].startswith("ValueError: ")
 
 
-@pytest.mark.parametrize("code", ["None", "0", "3", "True", "256", "-1", "2**70", "-(2**70)", "'no GPU'", "('a', 1)", "''"])
+@pytest.mark.parametrize(
+    "code", ["None", "0", "3", "True", "256", "-1", "2**70", "-(2**70)", "'no GPU'", "('a', 1)", "''"]
+)
 def test_sys_exit_ends_the_rank_as_it_ends_an_interpreter(ranks: Ranks, tmp_path: Path, code: str) -> None:
     text = f"import sys; sys.exit({code})"
     expected = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)

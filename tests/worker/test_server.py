@@ -12,7 +12,9 @@ def test_kubeflows_own_function_reports_with_no_change(ranks: Ranks) -> None:
         from kubeflow.trainer import update_trainjob_status
 
         return update_trainjob_status(
-            progress_percent=40, estimated_remaining_seconds=90, metrics={"loss": 0.5, "note": "warm", "bad": float("nan")}
+            progress_percent=40,
+            estimated_remaining_seconds=90,
+            metrics={"loss": 0.5, "note": "warm", "bad": float("nan")},
         )
 
     pytest.importorskip("kubeflow.trainer")
@@ -50,7 +52,9 @@ def test_a_status_as_hugging_faces_callback_sends_it(ranks: Ranks) -> None:
             "lastUpdatedTime": datetime.now(UTC).isoformat(),
             "progressPercentage": 99,
             "estimatedRemainingSeconds": 0,
-            "metrics": [{"name": n, "value": v} for n, v in (("loss", "0.25"), ("current_step", "12"), ("total_steps", "12"))],
+            "metrics": [
+                {"name": n, "value": v} for n, v in (("loss", "0.25"), ("current_step", "12"), ("total_steps", "12"))
+            ],
         }
         request = urllib.request.Request(
             os.environ["KUBEFLOW_TRAINER_SERVER_URL"],
@@ -74,7 +78,9 @@ def test_what_is_no_status_is_refused_and_the_server_goes_on(ranks: Ranks) -> No
         import os
         import socket
 
-        host, port = os.environ["KUBEFLOW_TRAINER_SERVER_URL"].removeprefix("http://").removesuffix("/status").split(":")
+        host, port = (
+            os.environ["KUBEFLOW_TRAINER_SERVER_URL"].removeprefix("http://").removesuffix("/status").split(":")
+        )
         with open(os.environ["KUBEFLOW_TRAINER_SERVER_TOKEN"], "rb") as file:
             auth = b"Authorization: Bearer " + file.read() + b"\r\n"
 
@@ -117,7 +123,9 @@ def test_a_client_that_asks_before_it_sends_is_told_to_go_on(ranks: Ranks) -> No
         import os
         import socket
 
-        host, port = os.environ["KUBEFLOW_TRAINER_SERVER_URL"].removeprefix("http://").removesuffix("/status").split(":")
+        host, port = (
+            os.environ["KUBEFLOW_TRAINER_SERVER_URL"].removeprefix("http://").removesuffix("/status").split(":")
+        )
         with open(os.environ["KUBEFLOW_TRAINER_SERVER_TOKEN"], "rb") as file:
             token = file.read()
         body = b'{"trainerStatus": {"progressPercentage": 7}}'

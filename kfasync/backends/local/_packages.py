@@ -201,7 +201,7 @@ class _Wanted:
 
 
 def _local_path(requirement: str) -> Path | None:
-    url = requirement.partition(" @ ")[2] or requirement
+    url = requirement.partition("@ ")[2] or requirement
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path))
     match = _PATH.fullmatch(requirement)

@@ -62,9 +62,7 @@ async def following(
     directory: Path, state: JobState | None = None, **query: Any
 ) -> AsyncIterator[tuple[Callable[[], Any], asyncio.Event]]:
     done = asyncio.Event()
-    async with contextlib.aclosing(
-        read_logs(directory, state or job(), LogQuery(follow=True, **query), done)
-    ) as lines:
+    async with contextlib.aclosing(read_logs(directory, state or job(), LogQuery(follow=True, **query), done)) as lines:
 
         async def following_line() -> LogLine:
             return await asyncio.wait_for(anext(lines), 10)
@@ -382,7 +380,9 @@ async def test_many_followers_share_one_inotify_instance(tmp_path: Path) -> None
         write(tmp_path, 0, b"for all\n")
         assert {line.text for line in await asyncio.gather(*waiting)} == {"for all"}
     assert instances() == before
-    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task() and "anyio" not in repr(task)] == []
+    assert [
+        task for task in asyncio.all_tasks() if task is not asyncio.current_task() and "anyio" not in repr(task)
+    ] == []
 
 
 async def test_a_flood_leaves_turns_to_the_loop_and_order_to_the_reader(tmp_path: Path) -> None:
