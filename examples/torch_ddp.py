@@ -20,6 +20,7 @@ def train(steps: int) -> dict[str, Any]:
     rank, world = dist.get_rank(), dist.get_world_size()
     print(f"rank {rank} of {world} is process {os.getpid()}")
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = DistributedDataParallel(torch.nn.Linear(8, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -51,9 +51,11 @@ class _Call(Generic[T]):
         self._task.add_done_callback(self._finish)
 
     def cancel(self) -> None:
-        """On the loop, where it always comes behind `start`."""
+        """On the loop, where it comes behind `start`, unless an interrupt kept that from being asked for."""
         if self._task is not None:
             self._task.cancel()
+        elif not self.future.done():
+            self.future.set_exception(ClientClosedError("the call was interrupted before it began"))
 
     def _finish(self, task: asyncio.Task[T]) -> None:
         self._portal.calls.discard(self)
@@ -65,8 +67,9 @@ class _Call(Generic[T]):
             self.future.set_result(task.result())
 
     def result(self) -> T:
-        """On the caller's thread: wait for the task; an interrupt cancels it and awaits its cleanup."""
+        """On the caller's thread: start the task and wait for it; an interrupt cancels it and awaits its cleanup."""
         try:
+            self._portal.begin(self)
             wait_for([self.future])
         except BaseException:
             self.abandon()
@@ -117,17 +120,15 @@ class Portal:
             return False
         return True
 
-    def start(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> _Call[T]:
-        """Start a coroutine function on the loop, in the caller's context."""
+    def begin(self, call: _Call[Any]) -> None:
+        """Start a call on the loop. Within the caller's ``try``: Ctrl-C may come as soon as the loop knows of it."""
         if threading.current_thread() is self._thread:
             raise WrongLoopError("a blocking client was used on kfasync's own loop: use the Async client there")
-        call = _Call(self, lambda: func(*args))
         # Locked: whatever starts comes before the closing, which then ends it.
         with self._lock:
             if self._closed:
                 raise ClientClosedError("kfasync's background loop is closed")
             self.post(call.start)
-        return call
 
     def run(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
         """Run a coroutine function on the loop and wait for it.
@@ -142,7 +143,7 @@ class Portal:
         Raises:
             KeyboardInterrupt: Ctrl-C; by then the task was cancelled and has cleaned up.
         """
-        return self.start(func, *args).result()
+        return _Call(self, lambda: func(*args)).result()
 
     def run_telling(
         self, func: Callable[[Callable[[T], None]], Coroutine[Any, Any, R]], hear: Callable[[T], object]
@@ -157,7 +158,7 @@ class Portal:
             What ``func`` returned.
         """
         box: _Box[T] = _Box()
-        call = self.start(func, box.put)
+        call = _Call(self, lambda: func(box.put))
         for item in self._items(box, call):
             hear(item)
         return call.future.result()
@@ -183,11 +184,12 @@ class Portal:
                         room.clear()
                         await room.wait()
 
-        yield from self._items(box, self.start(pump), taken=lambda: self.post(room.set))
+        yield from self._items(box, _Call(self, pump), taken=lambda: self.post(room.set))
 
     def _items(self, box: _Box[T], call: _Call[Any], taken: Callable[[], object] = lambda: None) -> Iterator[T]:
         call.future.add_done_callback(lambda _: box.end())
         try:
+            self.begin(call)
             while batch := box.take():
                 taken()
                 yield from batch

@@ -13,7 +13,8 @@ from typing import Any
 import cloudpickle
 
 from kfasync.errors import InvalidSpecError
-from kfasync.payload._payload import Payload, caller_path, check_not_spawning, digest_of, remember
+from kfasync.payload._path import caller_path
+from kfasync.payload._payload import Payload, check_not_spawning, digest_of, remember
 from kfasync.payload._walk import Walk, globals_used
 
 __all__ = ["from_function"]

@@ -1,4 +1,4 @@
-"""The Payload value, scripts, and where a rank finds the modules beside its caller."""
+"""The Payload value, and scripts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,16 @@ from typing import Any
 
 from kfasync.errors import InvalidSpecError
 from kfasync.payload._imports import imports_of_source, local_closure
+from kfasync.payload._path import caller_path
 
 __all__ = [
     "Payload",
-    "caller_path",
     "check_not_spawning",
     "digest_of",
     "from_script",
-    "is_installed",
     "none",
     "remember",
 ]
-
-_LIBRARY = os.path.dirname(os.__file__)
-_SCRIPTS = os.path.dirname(sys.executable)
-_PACKAGES = frozenset(("site-packages", "dist-packages"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,24 +105,6 @@ def from_script(path: str | os.PathLike[str], args: Sequence[str] = ()) -> Paylo
         path=folders,
         imports=frozenset(local_closure(imports_of_source(data), folders)[0]),
         digest=digest_of(b"script", os.fsencode(script.name), data, *map(os.fsencode, argv)),
-    )
-
-
-def caller_path() -> tuple[str, ...]:
-    """The directories of sys.path that are this program's own: neither the standard library nor installed packages."""
-    entries = [os.path.abspath(entry) for entry in sys.path if not is_installed(entry)]
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    if script and not is_installed(os.path.dirname(os.path.abspath(script))):
-        entries.append(os.path.dirname(os.path.abspath(script)))
-    return tuple(entry for entry in dict.fromkeys(entries) if os.path.isdir(entry))
-
-
-def is_installed(entry: str) -> bool:
-    """Whether a directory belongs to the interpreter or to installed packages."""
-    return (
-        entry == _SCRIPTS
-        or (entry + os.sep).startswith(_LIBRARY + os.sep)
-        or not _PACKAGES.isdisjoint(entry.split(os.sep))
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from opcode import opmap
 from typing import Any
 
-from kfasync.payload._payload import is_installed
+from kfasync.payload._path import is_installed
 
 __all__ = ["NotDescribable", "Walk", "globals_used"]
 

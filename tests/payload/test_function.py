@@ -202,7 +202,8 @@ def test_a_notebooks_function_runs(ranks: Ranks, tmp_path: Path) -> None:
         tmp_path,
         "kernel.py",
         "import sys\ndel __file__\nfrom kfasync.payload import from_function\nimport pickle\n"
-        f"for i, cell in enumerate({cells!r}):\n    exec(compile(cell, f'/tmp/ipykernel_1/{{i}}.py', 'exec'), globals())\n"
+        f"for i, cell in enumerate({cells!r}):\n"
+        "    exec(compile(cell, f'/tmp/ipykernel_1/{i}.py', 'exec'), globals())\n"
         "sys.stdout.buffer.write(pickle.dumps(from_function(train, {'x': 2.5})))\n",
     )
     assert ranks.run(pickle.loads(data)).value == 4
@@ -234,14 +235,14 @@ def test_an_argument_whose_pickling_raises_is_named() -> None:
         def __reduce__(self) -> str:
             raise RuntimeError("not today")
 
-    with pytest.raises(InvalidSpecError, match="argument 'model' .*not today"):
+    with pytest.raises(InvalidSpecError, match=r"argument 'model' .*not today"):
         from_function(lambda model: 1, {"model": Broken()})
 
 
 def test_a_closure_over_a_socket_names_the_variable() -> None:
-    with socket.socket() as connection:
-        with pytest.raises(InvalidSpecError, match=r"variable 'connection' of the enclosing scope: socket\.socket"):
-            from_function(lambda: connection)
+    says = r"variable 'connection' of the enclosing scope: socket\.socket"
+    with socket.socket() as connection, pytest.raises(InvalidSpecError, match=says):
+        from_function(lambda: connection)
 
 
 def test_what_a_helper_holds_is_named_too() -> None:

@@ -118,18 +118,20 @@ def test_no_order_of_calls_overcommits_shares_a_gpu_overtakes_or_forgets(steps: 
     place = machine(gpus=("0", "1", "2"), memory=100)
     claims: dict[str, Claim] = {}
     running: dict[str, Grant] = {}
-    started: list[str] = []
+    asked = 0
     for step in steps:
         if isinstance(step, int):
             running.pop(str(step), None)
             grants = place.release(str(step))
             claims.pop(str(step), None)
         else:
-            uid = str(len(started) + len(place.queued))
+            uid, asked = str(asked), asked + 1
             claims[uid] = step
+            queued = place.queued
             grants = place.want(uid, step)
+            # Whoever starts was first in the queue.
+            assert uids(grants) == [*queued, uid][: len(grants)]
         running |= {grant.uid: grant for grant in grants}
-        started += uids(grants)
         devices = [name for grant in running.values() for node in grant.devices for name in node]
         assert len(devices) == len(set(devices))
         if any(grant.oversized for grant in running.values()):

@@ -96,6 +96,6 @@ def test_without_a_list_of_mounts_nothing_is_refused(tmp_path: Path) -> None:
     assert network_filesystem(tmp_path, tmp_path / "missing") == ""
 
 
-def test_the_advice_names_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="owner and mode"):
+def test_a_directory_in_the_journals_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="directory"):
         connect(tmp_path)

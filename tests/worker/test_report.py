@@ -46,7 +46,7 @@ def test_a_report_is_one_line_with_time_step_and_values(lines: Callable[[], list
 def test_step_and_epoch_may_be_given_by_name(
     lines: Callable[[], list[dict[str, Any]]], given: dict[str, float], step: float | None, names: list[str]
 ) -> None:
-    report(**given)  # type: ignore[arg-type]
+    report(**given)
     assert lines()[0]["s"] == step
     assert list(lines()[0]["m"]) == names
 

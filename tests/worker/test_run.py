@@ -374,7 +374,7 @@ def test_a_forked_and_a_spawned_rank_see_the_same(ranks: Ranks) -> None:
             "environment": sorted(name for name in os.environ if name != "LC_CTYPE"),
             "path": [entry for entry in sys.path if entry],
             "descriptors": len(os.listdir("/proc/self/fd")),
-            "buffering": sys.stdout.line_buffering,  # type: ignore[union-attr]
+            "buffering": sys.stdout.line_buffering,
             "atexit": atexit._ncallbacks(),
             "random": random.random() != random.Random(0).random(),
         }

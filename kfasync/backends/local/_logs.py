@@ -37,7 +37,9 @@ _ATTEMPT = re.compile(r"attempt-(\d+)")
 _REPORT_TIME = re.compile(r'"t": ?(\d+\.?\d*)')
 
 
-async def read_logs(job_dir: Path, job: JobState, query: LogQuery, done: asyncio.Event) -> AsyncGenerator[LogLine, None]:
+async def read_logs(
+    job_dir: Path, job: JobState, query: LogQuery, done: asyncio.Event
+) -> AsyncGenerator[LogLine, None]:
     """Read a job's output; see `kfasync.backends.base.LogQuery`.
 
     Args:

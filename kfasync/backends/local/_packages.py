@@ -29,7 +29,7 @@ from kfasync.backends.local import _pipconfig
 from kfasync.backends.local._inherit import STAND_IN
 from kfasync.errors import BackendError, InvalidSpecError
 
-__all__ = ["Environments", "InstallError", "Runner", "normalise", "unsatisfied"]
+__all__ = ["Environments", "InstallError", "Runner", "normalise", "unsatisfied", "without_credentials"]
 
 #: Runs a command with exactly this environment, gives each line of its output (stdout and stderr) to the callback and
 #: returns the exit code; when it is cancelled, the command is ended first.
@@ -95,8 +95,9 @@ def _checked(requirements: Sequence[str]) -> Iterator[str]:
         raise InvalidSpecError(f"packages_to_install is a list of requirements, not the string {requirements!r}")
     for text in requirements:
         if not isinstance(text, str) or not text.strip() or not text.isprintable() or text.lstrip().startswith("-"):
+            shown = without_credentials(repr(text))
             raise InvalidSpecError(
-                f"packages_to_install has {_hidden(repr(text))}, which is no pip requirement (options are not allowed)"
+                f"packages_to_install has {shown}, which is no requirement (options are not allowed)"
             )
         yield text.strip()
 
@@ -111,7 +112,9 @@ def _parse(text: str) -> Requirement | None:
         if text.startswith((".", "/", "~")) or "/" in text.partition("@")[0] or text.endswith(_ARCHIVES):
             return None
         why = str(error).partition("\n")[0]
-        raise InvalidSpecError(f"packages_to_install has {_hidden(text)!r}, which is no requirement: {why}") from None
+        raise InvalidSpecError(
+            f"packages_to_install has {without_credentials(text)!r}, which is no requirement: {why}"
+        ) from None
 
 
 def _canonical(text: str) -> str:
@@ -160,8 +163,17 @@ def _has_extra(distribution: metadata.Distribution, extra: str, seen: set[tuple[
     return all(_has(requirement, extra, seen) for requirement in added)
 
 
-def _hidden(text: str, known: Collection[str] = ()) -> str:
-    """The text without the credentials of its URLs."""
+def without_credentials(text: str, known: Collection[str] = ()) -> str:
+    """The text without the credentials of its URLs.
+
+    Args:
+        text: Anything that a person may see.
+        known: Secrets that are hidden wherever they stand.
+
+    Example:
+        >>> without_credentials("--index-url https://me:secret@example.org/simple")
+        '--index-url https://****@example.org/simple'
+    """
     for secret in known:
         text = text.replace(secret, "****")
     return _QUERY.sub(r"\1****", _USERINFO.sub("://****@", text))
@@ -350,7 +362,10 @@ class Environments:
 
     async def _install(self, wanted: _Wanted, site: Path, environ: dict[str, str], tell: Progress) -> None:
         environ = {key: value for key, value in environ.items() if key not in _FOREIGN}
-        options = await asyncio.to_thread(_pipconfig.read, environ, Path(wanted.python).parent.parent)
+        try:
+            options = await asyncio.to_thread(_pipconfig.read, environ, Path(wanted.python).parent.parent)
+        except InvalidSpecError as error:
+            raise InstallError(str(error)) from error
         known = _credentials([*wanted.requirements, *wanted.index_urls, *options.values(), *environ.values()])
         installer = _Installer(self._run, ", ".join(wanted.requirements), known)
         search = os.pathsep.join([os.path.dirname(wanted.python), environ.get("PATH", os.defpath)])
@@ -384,14 +399,17 @@ class _Installer:
 
         def receive(line: str) -> None:
             # Hidden before it is cut: half a URL would not be recognised.
-            line = _hidden(line.rstrip(), self.known)[:_LINE_LIMIT]
+            line = without_credentials(line.rstrip(), self.known)[:_LINE_LIMIT]
             if line:
                 lines.append(line)
                 tell(line)
 
-        code = await self.run(command, environ, receive)
+        try:
+            code = await self.run(command, environ, receive)
+        except OSError as error:
+            raise InstallError(f"{command[0]} can't be run: {error.strerror}") from error
         if code != 0:
-            names = _hidden(self.names, self.known)[:_LINE_LIMIT]
+            names = without_credentials(self.names, self.known)[:_LINE_LIMIT]
             raise InstallError(f"installing {names} failed with exit code {code}:\n" + "\n".join(_telling(list(lines))))
         return list(lines)
 

@@ -32,6 +32,9 @@ _SYS_CLONE3 = 435  # the same on every architecture
 _SYS_ROBUST_LIST = {"x86_64": (273, 274), "aarch64": (99, 100)}  # set, get
 _CLONE_ARGS = struct.Struct("11Q")
 
+# c10::detail default_rng_seed_val: where torch starts with this seed, every fresh interpreter has it; else each has its own.
+_TORCH_FIXED_SEED = 67280421310721
+
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -196,6 +199,8 @@ def _become_rank(channel: socket.socket, setters: list[Any]) -> dict[str, Any]:
         sys.modules["numpy"].random.seed()
         for setter in setters:
             setter(_blas_threads())
+    if "torch" in sys.modules and sys.modules["torch"].initial_seed() != _TORCH_FIXED_SEED:
+        sys.modules["torch"].default_generator.seed()
     return context
 
 

@@ -294,8 +294,9 @@ async def test_scripts_run_from_where_the_environment_is(
 ) -> None:
     wheel(links, "added", script="say-version")
     made = await environments.ensure(python, ["added"], PYPI, environ, lambda line: None)
-    said = subprocess.run([made.parent / "say-version"], check=True, capture_output=True, text=True).stdout
-    assert said == "script of 1.0\n"
+    said: list[str] = []
+    assert await Runner()([str(made.parent / "say-version")], environ, said.append) == 0
+    assert said == ["script of 1.0"]
 
 
 async def test_a_failure_tells_the_installers_own_words(
@@ -376,6 +377,17 @@ async def test_a_changed_local_package_gets_a_new_environment(
     assert again == first
     os.utime(path, (1, 1))
     assert await environments.ensure(python, [str(path)], PYPI, environ, lambda line: None) != first
+
+
+async def test_a_configuration_that_pip_can_not_read_is_named(
+    environments: Environments, python: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "user" / ".config" / "pip" / "pip.conf"
+    path.write_text("index-url = https://user:hunter22@example.org/simple")
+    with pytest.raises(InstallError) as caught:
+        await environments.ensure(python, ["added"], PYPI, environ, lambda line: None)
+    assert str(path) in str(caught.value)
+    assert "hunter22" not in str(caught.value)
 
 
 async def test_one_cancelled_asker_leaves_the_build_to_the_others(
