@@ -84,3 +84,25 @@ def test_ci_runs_exactly_the_test_command_of_the_readme() -> None:
 
 def test_the_changelog_has_an_entry_for_this_version() -> None:
     assert f"\n## {kfasync.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_readme_lists_every_setting_with_its_default() -> None:
+    from dataclasses import fields
+
+    from kfasync.settings import Settings
+
+    table = dict(re.findall(r"^\| `KFASYNC_(\w+)` \| ([^|]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert [name.lower() for name in table] == [field.name for field in fields(Settings)]
+    plain = {name: text.strip("` ") for name, text in table.items() if name not in ("HOME", "BACKEND", "LOG_LIMIT")}
+    assert {name: str(getattr(Settings(), name.lower())).removesuffix(".0") for name in plain} == plain
+
+
+def test_the_readme_s_blocking_example_runs(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
+    script = tmp_path / "readme.py"
+    script.write_text(code)
+    environment = os.environ | {"KFASYNC_HOME": str(tmp_path / "home"), "KFASYNC_BACKEND": "local"}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    subprocess.run([sys.executable, "-m", "kfasync.cli", "supervisor", "stop"], env=environment, check=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["0.1", "0.3333333333333333"]), done.stderr

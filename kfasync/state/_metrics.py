@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 __all__ = ["MetricSummary", "parse_metrics", "parse_report", "summarise"]
 
-# Katib's rule for `name=value` (its stdout collector), plus nan and inf. The possessive quantifiers, and that a word
-# without a value is taken whole, as is a run of other characters, keep the time linear: no character is looked at from
-# more than two starting points.
-_SCANNER = re.compile(
-    r"([\w|-]++)(?:\s*+=\s*+([+-]?(?:(?:\d++(?:\.\d++)?+|\.\d++)(?:[eE][+-]?\d++)?+|(?i:nan|inf(?:inity)?+)(?!\w))))?+"
-    r"|[^\w|-]++",
-    re.ASCII,
-)
+# Katib's rule for `name=value` (its stdout collector), plus nan and inf. A value that is no number is taken as far as
+# Katib takes it, so that the next name begins where it does there. The time is linear, for no character is looked at
+# from more than two starting points: quantifiers are possessive, a word without a value is taken whole, and so is a run
+# of other characters.
+_EXPONENT = r"(?:[eE][+-]?\d++)?+"
+_NUMBER = rf"[+-]?(?:(?:\d++(?:\.\d++)?+|\.\d++){_EXPONENT}|(?i:nan|inf(?:inity)?+)(?!\w))"
+_SCANNER = re.compile(rf"([\w|-]++)(?:\s*+=\s*+(?:({_NUMBER})|[+-]?{_EXPONENT}))?+|[^\w|-]++", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,13 @@ def open_notify(path: Path) -> int:
     """Open the notify file of a journal, for its owner only, and return the descriptor."""
     fd = os.open(notify_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _NOTIFY.add(fd)
-    if os.fstat(fd).st_size == 0:
-        # Later writes go over this byte, so that they need no space on a full disk.
-        os.pwrite(fd, b".", 0)
+    try:
+        if os.fstat(fd).st_size == 0:
+            # Later writes go over this byte, so that they need no space on a full disk.
+            os.pwrite(fd, b".", 0)
+    except OSError:
+        close_notify(fd)
+        raise
     return fd
 
 
@@ -125,7 +129,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         try:
             # Two first opens at once: SQLite fails at once, whatever its timeout, when both switch to WAL.
             with locked(fd):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                # Only a new file is opened here: closing a descriptor of one that this process has open already would
+                # drop the locks that SQLite holds on it.
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
                 return _or_closed(_connect(path, "rw"), _prepare)
         finally:
             close_notify(fd)

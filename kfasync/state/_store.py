@@ -37,7 +37,12 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._connection = connect(path, read_only=read_only)
-        self._notify = -1 if read_only else open_notify(path)
+        try:
+            with translate(path):
+                self._notify = -1 if read_only else open_notify(path)
+        except JournalError:
+            self._connection.close()
+            raise
         self._cache: dict[str, JobState] = {}
         self._lost: BaseException | None = None
 

@@ -29,7 +29,18 @@ from kfasync.backends.local._process import Identity, boot_id, start_time
 from kfasync.backends.local._wire import short_path
 from kfasync.state import JobState
 
-__all__ = ["Identity", "Killer", "ended", "identify", "kill", "leaks", "ranks", "supervisor", "zygotes"]
+__all__ = [
+    "Identity",
+    "Killer",
+    "end_supervisor",
+    "ended",
+    "identify",
+    "kill",
+    "leaks",
+    "ranks",
+    "supervisor",
+    "zygotes",
+]
 
 
 def identify(pid: int) -> Identity:
@@ -74,6 +85,14 @@ async def zygotes(home: Path) -> list[Identity]:
         return [identify(pid) for pid in (await link.request("status"))["zygotes"]]
     finally:
         await link.aclose()
+
+
+async def end_supervisor(home: Path) -> None:
+    """Have the supervisor of a home leave, for the end of tests; ranks that still run go on. Returns when it is gone."""
+    serving = await supervisor(home)
+    if serving is not None:
+        kill(serving, signal.SIGTERM)
+        await ended(serving)
 
 
 def kill(process: Identity, sig: int = signal.SIGKILL) -> bool:

@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kfasync.events import Event, JobSubmitted, MetricReported
 from kfasync.state import Journal, verify
 
 Opener = Callable[..., Awaitable[Journal]]
-
-
-def event(kind: type[Event], job: str = "demo", **fields: Any) -> Any:
-    """An event of a job whose uid follows from its name."""
-    return kind(**{"place": "here", "job": job, "uid": f"uid-{job}", "time": 10.0} | fields)
-
-
-def submitted(job: str = "demo", **fields: Any) -> JobSubmitted:
-    made: JobSubmitted = event(JobSubmitted, job, **{"spec": {"name": job}, "digest": "d"} | fields)
-    return made
-
-
-def metric(position: int, job: str = "demo", **fields: Any) -> MetricReported:
-    made: MetricReported = event(MetricReported, job, **{"values": {"loss": 1.0}, "position": position} | fields)
-    return made
 
 
 @pytest.fixture

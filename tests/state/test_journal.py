@@ -26,7 +26,8 @@ from kfasync.events import (
     RankInfo,
 )
 from kfasync.state import Journal, Status
-from tests.state.conftest import Opener, event, metric, submitted
+from tests.state.conftest import Opener
+from tests.state.happenings import event, metric, submitted
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kfasync.state import parse_metrics, parse_report
@@ -33,6 +33,7 @@ def katib(line: str) -> list[tuple[str, float]]:
         ("val-loss=1 a_b=-2", [("val-loss", 1.0), ("a_b", -2.0)]),
         ("a=1b=2", [("a", 1.0), ("b", 2.0)]),
         ("a=b=3", [("b", 3.0)]),
+        ("a=-b=3", [("b", 3.0)]),
         ("size=10GB", [("size", 10.0)]),
         ("x=inf y=-Infinity", [("x", math.inf), ("y", -math.inf)]),
         ("x=information y=nano", []),
@@ -53,6 +54,9 @@ def test_nan_is_a_value() -> None:
 
 
 @given(st.text(alphabet="ab_|-=+.eE019 \t\né", max_size=60))
+@example("0=-=0")
+@example("a=e5=1")
+@example("a=.=1 b=1.=2 c=1e=3")
 def test_the_rule_is_katibs(line: str) -> None:
     assert parse_metrics(line) == katib(line)
 

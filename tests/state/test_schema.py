@@ -11,7 +11,7 @@ import pytest
 from kfasync.errors import IncompatibleVersionError, JournalError
 from kfasync.state import Journal
 from kfasync.state._schema import MIGRATIONS, connect, migrate, network_filesystem, version_of
-from tests.state.conftest import submitted
+from tests.state.happenings import submitted
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'",))
 
@@ -49,7 +49,6 @@ async def test_a_newer_journal_is_refused_with_advice(tmp_path: Path, read_only:
 @pytest.mark.anyio
 async def test_an_older_journal_is_not_migrated_by_a_reader(tmp_path: Path) -> None:
     path = tmp_path / "older.sqlite3"
-    sqlite3.connect(path).close()
     path.touch()
     with pytest.raises(IncompatibleVersionError, match="writing once"):
         await Journal.open(path, read_only=True)

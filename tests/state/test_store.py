@@ -15,7 +15,7 @@ from kfasync.errors import JournalError, TransitionError
 from kfasync.events import JobCompleted, JobStarted, StopRequested
 from kfasync.state import JobState, Journal, reduce, replay, verify
 from kfasync.state._store import Store
-from tests.state.conftest import event, metric, submitted
+from tests.state.happenings import event, metric, submitted
 from tests.state.test_lifecycle import _events
 
 pytestmark = pytest.mark.anyio

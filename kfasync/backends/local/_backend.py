@@ -101,7 +101,7 @@ class LocalBackend(Backend):
         )
 
     async def watch(self) -> AsyncIterator[Event | Synced]:
-        """No events: the supervisor writes the journal. But while jobs are alive there must be one, so that they are told."""
+        """No events: the supervisor writes the journal. While jobs are alive it sees to it that there is one."""
         while True:
             head = await self._journal.head()
             alive = await self._journal.jobs(self.place, alive_only=True)

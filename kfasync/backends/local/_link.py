@@ -34,7 +34,7 @@ class _Client(FrameProtocol):
         self._loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
-        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._pending: dict[int, asyncio.Future[Any]] = {}
         self._ids = itertools.count()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -57,7 +57,7 @@ class _Client(FrameProtocol):
         self._pending.clear()
         self.lost.set_result(None)
 
-    async def request(self, header: dict[str, Any], blob: bytes) -> dict[str, Any]:
+    async def request(self, header: dict[str, Any], blob: bytes) -> Any:
         if self.transport.is_closing():
             raise ConnectionResetError("the supervisor went away")
         number = next(self._ids)
@@ -98,7 +98,7 @@ class Link:
         raise AssertionError("unreachable")
 
     async def connected(self) -> Awaitable[None]:
-        """Be connected, which means that a supervisor has adopted every job. Awaiting what it returns waits for the loss."""
+        """Be connected, so that a supervisor has adopted every job. What is returned waits for the connection's loss."""
         return asyncio.shield((await self._connected()).lost)
 
     async def aclose(self) -> None:

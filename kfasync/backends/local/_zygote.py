@@ -32,7 +32,7 @@ _SYS_CLONE3 = 435  # the same on every architecture
 _SYS_ROBUST_LIST = {"x86_64": (273, 274), "aarch64": (99, 100)}  # set, get
 _CLONE_ARGS = struct.Struct("11Q")
 
-# c10::detail default_rng_seed_val: where torch starts with this seed, every fresh interpreter has it; else each has its own.
+# c10::detail default_rng_seed_val: where torch starts with this seed, every fresh interpreter has it; else each its own.
 _TORCH_FIXED_SEED = 67280421310721
 
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")
@@ -115,8 +115,8 @@ def _preload(modules: list[str]) -> list[str]:
     if "numpy" in sys.modules:
         # So that what it imports to draw a seed is there before the fork.
         sys.modules["numpy"].random.seed()
-    # torch registers a finalizer for each of its operator libraries that unloads it at exit: 100 ms of work for a process
-    # that is about to vanish.
+    # torch registers a finalizer for each of its operator libraries, which unloads it at exit: 100 ms of work for a
+    # process that is about to vanish.
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     if had is None:
         del os.environ["OPENBLAS_NUM_THREADS"]

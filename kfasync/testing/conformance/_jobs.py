@@ -6,6 +6,7 @@ last waits to be stopped.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
@@ -13,27 +14,6 @@ from typing import Any
 from kfasync.testing._script import FakeOutOfMemory, FakeRank, plays
 
 Fake = Generator[float | None, None, Any]
-
-__all__ = [
-    "add",
-    "exhaust_memory",
-    "exit_with",
-    "fail",
-    "fail_on_rank",
-    "fail_once",
-    "ignore_sigterm",
-    "print_and_wait",
-    "print_lines",
-    "print_marks",
-    "read_environment",
-    "report_numbers",
-    "report_then_wait",
-    "run_as_coroutine",
-    "spawn_grandchild",
-    "stop_politely",
-    "wait_for_stop",
-    "write_file",
-]
 
 
 def _fake_print_lines(rank: FakeRank, lines: Sequence[str], errors: Sequence[str] = ()) -> None:
@@ -308,3 +288,76 @@ def write_file(name: str, text: str) -> None:
     """Write a file into the working directory."""
     with open(name, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _fake_count_runs(rank: FakeRank) -> Fake:
+    rank.print(f"run {rank.attempt}")
+    yield math.inf
+
+
+@plays(_fake_count_runs)
+def count_runs() -> None:
+    """Count the runs in a file of the working directory, print the count, wait for ever."""
+    import threading
+
+    with open("runs", "a+", encoding="utf-8") as file:
+        file.write("x")
+        file.seek(0)
+        print(f"run {len(file.read())}", flush=True)
+    threading.Event().wait()
+
+
+def _fake_check_secret(rank: FakeRank, name: str, digest: str) -> bool:
+    return hashlib.sha256(rank.env[name].encode()).hexdigest() == digest
+
+
+@plays(_fake_check_secret)
+def check_secret(name: str, digest: str) -> bool:
+    """Tell whether a variable has the value with this SHA-256. The value goes nowhere."""
+    import hashlib
+    import os
+
+    return hashlib.sha256(os.environ[name].encode()).hexdigest() == digest
+
+
+def _fake_report_by_protocol(rank: FakeRank) -> bool:
+    rank.report(loss=0.5)
+    rank.progress(50.0, remaining=30)
+    return True
+
+
+@plays(_fake_report_by_protocol)
+def report_by_protocol() -> bool:
+    """Report as a program written for Kubeflow's progress protocol does: one POST, nothing of kfasync."""
+    import json
+    import os
+    import urllib.request
+
+    status = {
+        "progressPercentage": 50,
+        "estimatedRemainingSeconds": 30,
+        "metrics": [{"name": "loss", "value": "0.5"}],
+        "lastUpdatedTime": "2026-01-01T00:00:00Z",
+    }
+    with open(os.environ["KUBEFLOW_TRAINER_SERVER_TOKEN"], encoding="utf-8") as file:
+        token = file.read().strip()
+    request = urllib.request.Request(
+        os.environ["KUBEFLOW_TRAINER_SERVER_URL"],
+        data=json.dumps({"trainerStatus": status}).encode(),
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+        method="POST",
+    )
+    with urllib.request.urlopen(request) as response:
+        return bool(response.status == 200)
+
+
+def _fake_print_many(rank: FakeRank, count: int) -> None:
+    for number in range(count):
+        rank.print(f"line {number}")
+
+
+@plays(_fake_print_many)
+def print_many(count: int) -> None:
+    """Print numbered lines."""
+    for number in range(count):
+        print(f"line {number}")

@@ -36,7 +36,8 @@ def probe(torch: bool) -> dict[str, Any]:
         import numpy
         import torch as loaded
 
-        (blas,) = {line.split()[-1] for line in open("/proc/self/maps") if "openblas" in line}
+        with open("/proc/self/maps") as maps:
+            (blas,) = {line.split()[-1] for line in maps if "openblas" in line}
         seen["openblas"] = ctypes.CDLL(blas).scipy_openblas_get_num_threads64_()
         seen["openmp"] = loaded.get_num_threads()
         seen["interop"] = loaded.get_num_interop_threads()

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backends.local.conftest import supervisor_status
 
-from kfasync.backends.local import LocalProcessBackendConfig
-from kfasync.backends.local import _process
+from kfasync.backends.local import LocalProcessBackendConfig, _process
 from kfasync.errors import JobFailedError
 from kfasync.events import JobPending, JobRestarting, JobStarted, JobSuspended
 from kfasync.jobs import RestartPolicy
 from kfasync.trainer import AsyncTrainerClient
+from tests.backends.local.conftest import end_supervisors, supervisor_status
 
 pytestmark = pytest.mark.anyio
 
@@ -137,7 +136,8 @@ def start_a_grandchild() -> int:
     import subprocess
     import sys
 
-    child = subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"], start_new_session=True)
+    program = "import threading; threading.Event().wait()"
+    child = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
     child.returncode = 0
     return child.pid
 
@@ -256,9 +256,9 @@ async def test_a_killed_zygote_costs_no_job(client: AsyncTrainerClient, home: Pa
     assert (await (await client.submit(train_func=who)).wait(timeout=60)).status == "Complete"
 
 
-async def test_a_home_whose_path_is_longer_than_a_socket_name_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.backends.local.conftest import end_supervisors
-
+async def test_a_home_whose_path_is_longer_than_a_socket_name_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = tmp_path / ("d" * 100) / "home"
     monkeypatch.setenv("KFASYNC_HOME", str(deep))
     try:
