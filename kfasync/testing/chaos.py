@@ -88,7 +88,7 @@ async def zygotes(home: Path) -> list[Identity]:
 
 
 async def end_supervisor(home: Path) -> None:
-    """Have the supervisor of a home leave, for the end of tests; ranks that still run go on. Returns when it is gone."""
+    """Have the supervisor of a home leave, and wait until it has. Ranks that still run go on."""
     serving = await supervisor(home)
     if serving is not None:
         kill(serving, signal.SIGTERM)

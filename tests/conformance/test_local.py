@@ -22,6 +22,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class TestLocal(BackendConformance):
+    patience = 15.0
     missing: ClassVar[Mapping[str, str]] = {
         "memory-limits": "resources of local processes decide admission; they are not enforced",
         "unstartable": "whatever is asked for runs, alone if need be",

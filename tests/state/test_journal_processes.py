@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,9 @@ async def process(path: Path) -> AsyncIterator[Runner]:
     """Starts processes on the test's journal; none outlives the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(body: str, argument: str = "") -> Process:
+        async def start(body: str, argument: str = "", inside: Sequence[str] = ()) -> Process:
             command = [sys.executable, "-c", PREFIX + body, str(path), argument]
-            child = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+            child = await asyncio.create_subprocess_exec(*inside, *command, stdin=PIPE, stdout=PIPE)
             stack.push_async_callback(end, child)
             return child
 
@@ -59,7 +59,10 @@ async def end(child: Process) -> None:
     if child.returncode is None:
         child.kill()
     assert child.stdin is not None
+    assert child.stdout is not None
     child.stdin.close()
+    # To its end, or the pipe outlives the loop.
+    await child.stdout.read()
     await child.wait()
 
 
@@ -78,6 +81,7 @@ def go_on(child: Process) -> None:
     child.stdin.write(b"\n")
 
 
+@pytest.mark.slow
 async def test_twenty_first_opens_at_once_all_succeed_and_a_name_is_given_once(
     process: Runner, path: Path, open_journal: Opener
 ) -> None:
@@ -187,8 +191,10 @@ with store.writing():
     child = await process(body)
     grandchild = await told(child)
     child.kill()
-    assert await asyncio.wait_for(journal.append([submitted()]), 10) == [submitted()]
-    os.kill(grandchild, signal.SIGKILL)
+    try:
+        assert await asyncio.wait_for(journal.append([submitted()]), 10) == [submitted()]
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
 
 
 async def test_events_of_another_process_wake_a_waiter_at_once(process: Runner, journal: Journal) -> None:
@@ -302,3 +308,24 @@ async def test_no_room_for_a_first_journal_is_named(tiny_disk: Path) -> None:
         await Journal.open(tiny_disk / "journal.sqlite3")
     (tiny_disk / "ballast").unlink()
     await (await Journal.open(tiny_disk / "journal.sqlite3")).aclose()
+
+
+async def test_a_journal_on_nfs_is_refused_with_advice(process: Runner, path: Path, tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 1 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:40 / {tmp_path} rw - nfs4 server:/export rw\n")
+    body = """
+try:
+    asyncio.run(Journal.open(path))
+except KfasyncError as error:
+    tell(str(error))
+"""
+    # The child's own list of mounts is covered by a made one, in a mount namespace that ends with it.
+    covered = f'mount --bind {mounts} /proc/$$/mountinfo && exec "$@"'
+    child = await process(body, inside=["unshare", "--mount", "sh", "-c", covered, "sh"])
+    answers = await told_rest(child)
+    if await child.wait() != 0:
+        pytest.skip("only root may cover a list of mounts")
+    [answer] = answers
+    assert "nfs4" in answer
+    assert "KFASYNC_HOME" in answer
+    assert not path.exists()

@@ -20,7 +20,7 @@ from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home
 from kfasync.backends.local._link import Link
 from kfasync.backends.local._logs import read_logs
-from kfasync.backends.local._packages import unsatisfied
+from kfasync.backends.local._packages import normalise, unsatisfied, without_credentials
 from kfasync.errors import ResultError, UnsupportedError
 from kfasync.events import Event
 from kfasync.jobs import JobSpec, Runtime
@@ -78,7 +78,13 @@ class LocalBackend(Backend):
     async def submit(self, submission: Submission) -> None:
         spec, payload = submission.spec, submission.payload
         gpus = spec.resources.gpus if spec.resources.gpus * spec.num_nodes <= len(self._gpus()) else 0
-        resolved = replace(spec, num_proc_per_node=spec.num_proc_per_node or max(1, gpus))
+        packages = normalise(spec.packages)
+        resolved = replace(
+            spec,
+            num_proc_per_node=spec.num_proc_per_node or max(1, gpus),
+            packages=tuple(map(without_credentials, packages)),
+            index_urls=tuple(map(without_credentials, spec.index_urls)),
+        )
         launch = Launch(
             python=sys.executable,
             # A job that submits jobs must not have their progress taken for its own.
@@ -89,7 +95,9 @@ class LocalBackend(Backend):
             argv=payload.argv,
             path=payload.path,
             preload=tuple(name for name in self._settings.preload.split(",") if name in payload.imports),
-            install=tuple(spec.packages) if unsatisfied(spec.packages) else (),
+            install=packages if unsatisfied(packages) else (),
+            index_urls=spec.index_urls,
+            version=payload.python,
         )
         await self._link.request(
             "submit",

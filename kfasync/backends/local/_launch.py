@@ -30,7 +30,10 @@ class Launch:
         argv: The script's arguments.
         path: Directories to make importable.
         preload: Modules worth having loaded before the fork.
-        install: Requirements that the interpreter does not satisfy by itself.
+        install: Requirements, when the interpreter does not satisfy them by itself. They and the index URLs are here as
+            the user gave them; the spec, which is journaled, holds them without credentials.
+        index_urls: Package indexes.
+        version: The client's Python, major and minor, which pickled the payload.
     """
 
     python: str
@@ -41,7 +44,9 @@ class Launch:
     argv: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
-    install: tuple[str, ...] = ()
+    install: tuple[str, ...] = field(default=(), repr=False)
+    index_urls: tuple[str, ...] = field(default=(), repr=False)
+    version: tuple[int, ...] = ()
 
     def dump(self) -> bytes:
         return json.dumps(vars(self)).encode()
@@ -132,6 +137,7 @@ def rank_context(
         "kind": launch.kind,
         "filename": launch.filename,
         "argv": list(launch.argv),
+        "python": list(launch.version),
         "path": list(launch.path),
         "node": node,
         "rank": rank,

@@ -98,7 +98,7 @@ class Link:
         raise AssertionError("unreachable")
 
     async def connected(self) -> Awaitable[None]:
-        """Be connected, so that a supervisor has adopted every job. What is returned waits for the connection's loss."""
+        """Be connected, so that a supervisor has adopted every job. What it returns waits for the connection's loss."""
         return asyncio.shield((await self._connected()).lost)
 
     async def aclose(self) -> None:

@@ -8,12 +8,16 @@ import os
 import signal
 import subprocess
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 __all__ = ["Reaper"]
 
 # A child may be seen to end before anybody asked for it (a fork's answer and a SIGCHLD race); so many are remembered.
 _REMEMBERED = 4096
+
+
+# Bytes of a line that are kept; the rest comes as lines of its own.
+_LINE = 1 << 16
 
 
 class Reaper:
@@ -55,13 +59,13 @@ class Reaper:
         finally:
             os.close(writer)
         ended = self.expect(process.pid)
-        stream = asyncio.StreamReader(limit=1 << 20)
+        stream = asyncio.StreamReader(limit=_LINE)
         transport, _ = await self._loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reader, "rb", buffering=0)
         )
         try:
-            async for line in stream:
-                on_line(line.decode(errors="replace").rstrip("\r\n"))
+            async for line in _lines(stream):
+                on_line(line)
             code = await asyncio.shield(ended)
         finally:
             transport.close()
@@ -89,3 +93,16 @@ class Reaper:
                     self._unclaimed.popitem(last=False)
             elif not future.done():
                 future.set_result(code)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    rest = b""
+    while chunk := await stream.read(_LINE):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace").rstrip("\r")
+        if len(rest) >= _LINE:
+            yield rest.decode(errors="replace")
+            rest = b""
+    if rest:
+        yield rest.decode(errors="replace")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import secrets
-import shutil
 import signal
 import sys
 import time
@@ -70,6 +70,7 @@ class Runner:
         self.spec: JobSpec = job.job_spec
         self.attempt = job.attempt
         self.restarts = job.restarts
+        self.python = ""
         self.directory: JobDir = host.home.job(job.uid)
         self._host = host
         self._deadline_base = job.resumed or job.created
@@ -81,6 +82,7 @@ class Runner:
         self._progress = 0
         self._out_of_memory = False
         self._over = False
+        self._unkillable: list[asyncio.Future[Any]] = []
         self._log = log.get("local.runner").bind(job=self.name)
         if job.stop:
             self.request_stop(job.stop, job.stop_message)
@@ -145,12 +147,20 @@ class Runner:
         try:
             if adopted is not None:
                 return await self._supervise(adopted)
-            python = await self._unless_stopped(self._install(launch))
+            self.python = python = await self._unless_stopped(self._install(launch))
             grant = await self._unless_stopped(self._host.admit(self))
             with contextlib.closing(Rendezvous()) as rendezvous:
                 return await self._supervise(await self._launch(launch, python, grant, rendezvous.port))
         finally:
-            self._host.release(self.uid)
+            if self._unkillable:
+                # Its place stays taken until the kernel lets go of the processes.
+                self._host.tasks.create_task(self._release_late())
+            else:
+                self._host.release(self.uid)
+
+    async def _release_late(self) -> None:
+        await asyncio.wait(self._unkillable)
+        self._host.release(self.uid)
 
     @property
     def claim(self) -> Claim:
@@ -189,7 +199,7 @@ class Runner:
             environ = launch.job_environ(self.spec)
             return str(
                 await self._host.environments.ensure(
-                    launch.python, launch.install, self.spec.index_urls, environ, lines.put_nowait
+                    launch.python, launch.install, launch.index_urls, environ, lines.put_nowait
                 )
             )
         finally:
@@ -199,6 +209,12 @@ class Runner:
     async def _report_install(self, lines: asyncio.Queue[str | None]) -> None:
         await self._pending("Installing", "installing " + ", ".join(self.spec.packages))
         while (line := await lines.get()) is not None:
+            # An installer may print faster than anybody reads: each event carries what is newest when it is written.
+            while not lines.empty():
+                if (newer := lines.get_nowait()) is None:
+                    await self._pending("Installing", line)
+                    return
+                line = newer
             await self._pending("Installing", line)
 
     async def _pending(self, reason: str, message: str) -> None:
@@ -220,7 +236,7 @@ class Runner:
         attempt = self.directory.attempt(self.attempt)
         attempt.mkdir(mode=0o700, exist_ok=True)
         nonce = secrets.token_hex(4)
-        (attempt / "launch").write_text(nonce)
+        (attempt / "launch").write_text(f"{nonce}\n{python}\n")
         self._host.marks.add(attempt, range(self.world_size))
         for rank, child in enumerate(children):
             devices = grant.devices[rank // (self.spec.num_proc_per_node or 1)] if grant.devices else ()
@@ -295,6 +311,7 @@ class Runner:
                 for command in commands:
                     self._carry_out(command, processes, timers)
                 if (outcome := gang.outcome) is not None:
+                    self._unkillable = [processes[rank].exit for rank in gang.alive & processes.keys()]
                     return await self._ended(outcome, value if isinstance(value, Exit) else None)
                 if isinstance(value, Exit):
                     await self._record(self._exit_event(value))
@@ -425,15 +442,19 @@ def read_claims(directory: JobDir, attempt: int, world_size: int) -> dict[int, R
         For each rank the running process, its end, or None when it never started; None when nothing was launched.
     """
     try:
-        nonce = (directory.attempt(attempt) / "launch").read_text()
+        nonce, *_ = (directory.attempt(attempt) / "launch").read_text().splitlines()
     except FileNotFoundError:
         return None
     return {rank: _read_claim(directory, attempt, rank, nonce) for rank in range(world_size)}
 
 
-def _read_claim(directory: JobDir, attempt: int, rank: int, nonce: str) -> RankProcess | Exit | None:
-    import json
+def read_python(directory: JobDir, attempt: int) -> str:
+    """The interpreter that an attempt of an earlier supervisor runs."""
+    _, python = (directory.attempt(attempt) / "launch").read_text().splitlines()
+    return python
 
+
+def _read_claim(directory: JobDir, attempt: int, rank: int, nonce: str) -> RankProcess | Exit | None:
     claim = claim_file(directory, attempt, rank, nonce)
     try:
         claim.touch(mode=0o600, exist_ok=False)
@@ -450,8 +471,3 @@ def _read_claim(directory: JobDir, attempt: int, rank: int, nonce: str) -> RankP
         record = read_exit_record(*files)
         return Exit(rank, record.get("code"), float(record.get("time") or time.time()), bool(record.get("exception")))
     return None
-
-
-def forget_private(directory: JobDir) -> None:
-    """Remove secrets and environment of a job that will not start again."""
-    shutil.rmtree(directory.private, ignore_errors=True)

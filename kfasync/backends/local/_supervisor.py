@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -29,16 +30,19 @@ from kfasync.backends.local._marks import Marks
 from kfasync.backends.local._packages import Environments
 from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._reaper import Reaper
-from kfasync.backends.local._runner import Runner, read_claims
+from kfasync.backends.local._runner import Runner, read_claims, read_python
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
 from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
-from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, KfasyncError
+from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, JournalError, KfasyncError
 from kfasync.events import Event
 from kfasync.jobs import JobSpec
 from kfasync.settings import Settings
 from kfasync.state import Admission, Grant, JobState, Journal, Status
 
 __all__ = ["Supervisor"]
+
+# Seconds between two tries to write to a journal that refuses.
+_MAX_RETRY_DELAY = 30.0
 
 Operation = Callable[["Supervisor", dict[str, Any], bytes], Awaitable[dict[str, Any]]]
 
@@ -100,6 +104,7 @@ class Supervisor:
                 background.cancel()
                 for connection in list(self._connections):
                     connection.transport.close()
+                await self.environments.aclose()
                 await self.zygotes.aclose()
                 raise _Leave
         except* _Leave:
@@ -111,8 +116,16 @@ class Supervisor:
     # ---------------------------------------------------------------- what a runner needs
 
     async def record(self, *happened: Event) -> None:
-        """Write events to the journal."""
-        await self.journal.append(happened)
+        """Write events to the journal, however long it takes: a full disk is emptied some day, and a fact stays one."""
+        delay = 0.5
+        while True:
+            try:
+                await self.journal.append(happened)
+                return
+            except JournalError as error:
+                self._log.error("journal_refused", error=str(error), retry_in=delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _MAX_RETRY_DELAY)
 
     async def admit(self, runner: Runner) -> Grant:
         """Wait for a place on the machine."""
@@ -148,12 +161,16 @@ class Supervisor:
     async def _run(self, runner: Runner, adopted: dict[int, RankProcess | Exit] | None) -> None:
         try:
             await runner.run(adopted)
-        except KfasyncError as error:
-            self._log.error("job_broke", job=runner.name, error=str(error))
-            await self.record(runner.event(events.JobFailed, reason="Error", message=str(error)))
+        except Exception as error:
+            # One job must not take the others down with it, whatever it is that we did not foresee.
+            self._log.error("job_broke", job=runner.name, error=repr(error), exc_info=True)
+            reason = "ENOSPC" if isinstance(error, OSError) and error.errno == errno.ENOSPC else "Error"
+            await self.record(runner.event(events.JobFailed, reason=reason, message=f"{type(error).__name__}: {error}"))
         finally:
             self._runners.pop(runner.uid, None)
             self._watch_idle()
+        if Path(runner.python).is_relative_to(self.home.environments):
+            await self._collect_environments()
         job = await self.journal.job_by_uid(runner.uid)
         if job is not None and job.terminal:
             self._after_end(job)
@@ -186,9 +203,13 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     (path / "cgroup.kill").write_text("1")
                     path.rmdir()
+        await self._collect_environments()
         removed = await collect(self.home, self.journal, self.settings)
         if removed:
             self._log.info("jobs_collected", count=removed)
+
+    async def _collect_environments(self) -> None:
+        await self.environments.collect([Path(runner.python) for runner in self._runners.values() if runner.python])
 
     async def _adopt_job(self, job: JobState) -> set[Path]:
         directory = self.home.job(job.uid)
@@ -201,7 +222,14 @@ class Supervisor:
         claims = read_claims(directory, job.attempt, spec.num_nodes * (spec.num_proc_per_node or 1))
         ranks = {rank: claim for rank, claim in (claims or {}).items() if claim is not None}
         running = [rank for rank in ranks.values() if isinstance(rank, RankProcess)]
-        if not ranks:
+        if not ranks and job.status is Status.RUNNING:
+            # It was about to run, and every rank is fenced now: nothing of it ever ran, so it starts again.
+            header = self._header(job) | {"attempt": job.attempt + 1}
+            await self.record(events.JobRestarting(**header, message=message))
+            again = await self.journal.job_by_uid(job.uid)
+            assert again is not None
+            self._start(again)
+        elif not ranks:
             self._start(job)
         elif len(ranks) < len(claims or {}):
             for rank in running:
@@ -211,7 +239,9 @@ class Supervisor:
             self._log.info("job_adopted", job=job.name, running=len(running))
             nproc = spec.num_proc_per_node or 1
             devices = [rank.devices for rank in job.ranks if rank.rank % nproc == 0]
-            self._admission.adopt(job.uid, self._start(job, ranks).claim, devices)
+            runner = self._start(job, ranks)
+            runner.python = read_python(directory, job.attempt)
+            self._admission.adopt(job.uid, runner.claim, devices)
         return {rank.cgroup for rank in running if rank.cgroup is not None}
 
     # ---------------------------------------------------------------- requests
@@ -386,5 +416,9 @@ class _Connection(FrameProtocol):
         except KfasyncError as error:
             args = [error.name, error.place] if isinstance(error, JobExistsError | JobNotFoundError) else [str(error)]
             reply = {"id": number, "error": {"type": type(error).__name__, "args": args}}
+        except (LookupError, TypeError, ValueError, OSError) as error:
+            # A request that this version can't read, or a disk that refuses, is the client's to know of.
+            message = f"the supervisor can't carry out {header['op']!r}: {error!r}"
+            reply = {"id": number, "error": {"type": "BackendError", "args": [message]}}
         if not self.transport.is_closing():
             self.send(reply)

@@ -32,7 +32,7 @@ _SYS_CLONE3 = 435  # the same on every architecture
 _SYS_ROBUST_LIST = {"x86_64": (273, 274), "aarch64": (99, 100)}  # set, get
 _CLONE_ARGS = struct.Struct("11Q")
 
-# c10::detail default_rng_seed_val: where torch starts with this seed, every fresh interpreter has it; else each its own.
+# c10::detail default_rng_seed_val: where torch starts with this seed, every interpreter has it; else each its own.
 _TORCH_FIXED_SEED = 67280421310721
 
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")

@@ -235,8 +235,10 @@ def touch_and_wait() -> int:
 
 async def test_a_rank_that_dies_with_its_supervisor_is_lost(own_home: Path) -> None:
     async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
-        handle = await client.submit(train_func=wait_for_ever)
+        handle = await client.submit(train_func=touch_and_wait)
         state = await handle.wait({"Running"}, timeout=60)
+        async with aclosing(handle.logs(follow=True)) as lines:
+            assert (await anext(lines)).text == "ready"
         pid = (await supervisor_status(own_home))["pid"]
         assert isinstance(pid, int)
         os.kill(pid, signal.SIGSTOP)

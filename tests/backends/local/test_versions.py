@@ -1,0 +1,135 @@
+"""Clients and supervisors of different versions, and two clients that start a supervisor at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kfasync import __version__
+from kfasync.backends.local import LocalProcessBackendConfig
+from kfasync.backends.local._wire import PROTOCOL
+from kfasync.errors import IncompatibleVersionError
+from kfasync.trainer import AsyncTrainerClient
+from tests.backends.local.conftest import supervisor_status
+
+pytestmark = pytest.mark.anyio
+
+# The daemon's own program, but for the version of the protocol that it speaks.
+PROGRAM = """
+import sys
+from kfasync.backends.local import _wire
+_wire.PROTOCOL = int(sys.argv[1])
+from kfasync.backends.local._daemon import main
+main()
+"""
+
+
+def start_supervisor(home: Path, protocol: int) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as told:
+        command = [sys.executable, "-c", PROGRAM, str(protocol), str(writer)]
+        process = subprocess.Popen(command, env={**os.environ, "KFASYNC_HOME": str(home)}, pass_fds=[writer])
+        os.close(writer)
+        assert told.readline() == b"ready\n"
+        process.wait()
+
+
+def wait_for_a_word() -> int:
+    import os
+
+    os.mkfifo("fifo")
+    print("ready")
+    with open("fifo") as fifo:
+        fifo.read()
+    return os.getpid()
+
+
+async def test_a_newer_client_takes_over_and_the_running_job_survives(own_home: Path) -> None:
+    start_supervisor(own_home, PROTOCOL)
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        handle = await client.submit(train_func=wait_for_a_word)
+        async for _ in handle.logs(follow=True):
+            break
+        old = (await supervisor_status(own_home))["pid"]
+        # The same supervisor, as an upgrade leaves it: older than whoever comes next.
+        program = "import sys; from kfasync.backends.local import _wire; _wire.PROTOCOL += 1\n" + UPGRADE
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
+        state = await handle.state()
+        assert state.status == "Running"
+        (own_home / "jobs" / handle.uid / "work" / "node-0" / "fifo").write_text("go")
+        with pytest.raises(IncompatibleVersionError, match="upgrade"):
+            await supervisor_status(own_home)
+        end = await AsyncUpgraded.wait(own_home, handle.name)
+        assert end == f"Complete {state.ranks[0].pid}"
+        assert old is not None
+
+
+UPGRADE = """
+import asyncio
+from kfasync import settings
+from kfasync.backends.local._layout import Home
+from kfasync.backends.local._link import Link
+
+async def main():
+    from kfasync.backends.local import _link
+    # The daemon that this client starts is of its version too.
+    _link._PROGRAM = (
+        "import sys; from kfasync.backends.local import _wire; _wire.PROTOCOL += 1; sys.path.append(sys.argv[1]); "
+        "from kfasync.backends.local._daemon import main; main()"
+    )
+    link = Link(Home(settings.load().home))
+    print((await link.request("status"))["jobs"])
+    await link.aclose()
+
+asyncio.run(main())
+"""
+
+
+class AsyncUpgraded:
+    """A client of the newer version, in a process of its own."""
+
+    @staticmethod
+    async def wait(home: Path, name: str) -> str:
+        program = (
+            "import sys, asyncio; from kfasync.backends.local import _wire; _wire.PROTOCOL += 1\n"
+            "from kfasync.trainer import TrainerClient\n"
+            "from kfasync.backends.local import LocalProcessBackendConfig\n"
+            "client = TrainerClient(LocalProcessBackendConfig())\n"
+            "job = client.wait_for_job_status(sys.argv[1], timeout=60)\n"
+            "print(job.status, client.attach(sys.argv[1]).result())\n"
+        )
+        command = [sys.executable, "-c", program, name]
+        done = await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+
+async def test_an_older_client_is_told_to_upgrade_and_harms_nothing(own_home: Path) -> None:
+    start_supervisor(own_home, PROTOCOL + 1)
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        with pytest.raises(IncompatibleVersionError) as caught:
+            await client.submit(train_func=wait_for_a_word)
+        assert "upgrade kfasync here" in str(caught.value)
+        assert __version__ in str(caught.value)
+        assert await client.list_jobs() == []
+    assert not any((own_home / "jobs").iterdir())
+
+
+async def test_clients_that_start_at_once_share_one_supervisor(own_home: Path) -> None:
+    statuses = await asyncio.gather(*(supervisor_status(own_home) for _ in range(4)))
+    assert len({status["pid"] for status in statuses}) == 1
+
+
+async def test_a_supervisor_that_leaves_is_replaced_for_the_next_client(own_home: Path) -> None:
+    from kfasync.backends.local._layout import Home
+    from kfasync.backends.local._link import Link
+
+    link = Link(Home(own_home))
+    first = (await link.request("status"))["pid"]
+    await link.request("handover")
+    await link.aclose()
+    assert (await supervisor_status(own_home))["pid"] != first
