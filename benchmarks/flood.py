@@ -37,7 +37,10 @@ async def ours(megabytes: int, *, followed: bool) -> tuple[float, float]:
         handle = await client.submit(train_func=flood, func_args={"megabytes": megabytes})
         if followed:
             largest = await read_slowly(handle)
-        return await handle.result(), largest
+        seconds = await handle.result()
+        # A gigabyte that is still to be written to the disk would slow whoever comes next.
+        await handle.delete()
+        return seconds, largest
 
 
 async def read_slowly(handle: object) -> float:
@@ -75,14 +78,25 @@ def measure(args: argparse.Namespace) -> list[Figure]:
     memory = Figure("kfasync, client's largest RSS", unit="MB")
     limit = Figure("limit: the same into a plain file", unit="s")
     with own_home() as home:
-        asyncio.run(ours(1, followed=False))
-        # Alternating, so that the disk's mood concerns all of them alike.
-        for _ in range(args.repeats):
+
+        def plain() -> None:
             limit.samples.append(to_a_file(args.megabytes, home))
+
+        def nobody() -> None:
             alone.samples.append(asyncio.run(ours(args.megabytes, followed=False))[0])
+
+        def somebody() -> None:
             seconds, largest = asyncio.run(ours(args.megabytes, followed=True))
             followed.samples.append(seconds)
             memory.samples.append(largest)
+
+        asyncio.run(ours(1, followed=False))
+        # By turns and in turning order, so that the disk's mood concerns all of them alike.
+        turns = [plain, nobody, somebody]
+        for number in range(args.repeats):
+            for turn in (*turns[number % 3 :], *turns[: number % 3]):
+                os.sync()
+                turn()
     return [followed, alone, memory, limit]
 
 

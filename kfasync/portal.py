@@ -12,9 +12,8 @@ import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable, Iterator
-from concurrent.futures import Future
-from concurrent.futures import wait as wait_for
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Hashable, Iterator
+from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 from kfasync.errors import ClientClosedError, WrongLoopError
@@ -30,16 +29,31 @@ T = TypeVar("T")
 R = TypeVar("R")
 ResourceT = TypeVar("ResourceT", bound=_Closes)
 
+#: Items on their way from the loop to a thread; written in C, so that Ctrl-C can't leave it half-way.
+_Box = SimpleQueue[Any]
+_END = object()
+
 
 class _Call(Generic[T]):
-    """One task on the portal's loop and the thread that waits for it."""
+    """One task on the portal's loop, and the thread that waits for it.
 
-    def __init__(self, portal: Portal, body: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    Ctrl-C can hit the waiting thread between any two steps, so it must hold no lock that the loop needs: a lock of
+    Python code, such as a Condition's, could stay locked for ever. The loop opens a latch, once.
+    """
+
+    def __init__(
+        self, portal: Portal, body: Callable[[], Coroutine[Any, Any, T]], at_end: Callable[[], object] = lambda: None
+    ) -> None:
         self._portal = portal
         self._body = body
+        self._at_end = at_end
         self._context = contextvars.copy_context()
         self._task: asyncio.Task[T] | None = None
-        self.future: Future[T] = Future()
+        self.outcome: Callable[[], T]
+        self.begun = False
+        self._ended = False
+        self._latch = threading.Lock()
+        self._latch.acquire()
 
     async def _main(self) -> T:
         return await self._body()
@@ -54,33 +68,48 @@ class _Call(Generic[T]):
         """On the loop, where it comes behind `start`, unless an interrupt kept that from being asked for."""
         if self._task is not None:
             self._task.cancel()
-        elif not self.future.done():
-            self.future.set_exception(ClientClosedError("the call was interrupted before it began"))
+        elif not self._ended:
+            self._end(self._cut_short)
 
     def _finish(self, task: asyncio.Task[T]) -> None:
         self._portal.calls.discard(self)
-        if task.cancelled():
-            self.future.set_exception(ClientClosedError("the call was cut short because its client was closed"))
-        elif error := task.exception():
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(task.result())
+        self._end(self._cut_short if task.cancelled() else task.result)
+
+    def _end(self, outcome: Callable[[], T]) -> None:
+        self.outcome = outcome
+        self._ended = True
+        self._at_end()
+        self._latch.release()
+
+    def _cut_short(self) -> T:
+        raise ClientClosedError("the call was cut short because its client was closed")
 
     def result(self) -> T:
         """On the caller's thread: start the task and wait for it; an interrupt cancels it and awaits its cleanup."""
         try:
             self._portal.begin(self)
-            wait_for([self.future])
+            self.wait()
         except BaseException:
             self.abandon()
             raise
-        return self.future.result()
+        return self.outcome()
+
+    def wait(self) -> None:
+        """On the caller's thread: wait for the end."""
+        # The latch opens for one: a wait that was interrupted just behind it must not be repeated.
+        if not self._ended:
+            self._latch.acquire()
 
     def abandon(self) -> None:
-        """On the caller's thread: cancel the task and await its cleanup, whatever it ends with."""
+        """On the caller's thread: cancel the task, if it was started, and await its cleanup."""
+        if not self.begun:
+            return
+        # The garbage collector may close an iterator on the loop's own thread, which must not wait for itself.
+        if self._portal.is_here():
+            self.cancel()
         # On a closed loop the task has ended already.
-        if self._portal.post(self.cancel):
-            wait_for([self.future])
+        elif self._portal.post(self.cancel):
+            self.wait()
 
 
 class Portal:
@@ -112,6 +141,10 @@ class Portal:
         finally:
             self._loop.close()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is the loop's own."""
+        return threading.current_thread() is self._thread
+
     def post(self, callback: Callable[[], object]) -> bool:
         """Have a callback run on the loop; False when the loop is closed."""
         try:
@@ -122,12 +155,14 @@ class Portal:
 
     def begin(self, call: _Call[Any]) -> None:
         """Start a call on the loop. Within the caller's ``try``: Ctrl-C may come as soon as the loop knows of it."""
-        if threading.current_thread() is self._thread:
+        if self.is_here():
             raise WrongLoopError("a blocking client was used on kfasync's own loop: use the Async client there")
         # Locked: whatever starts comes before the closing, which then ends it.
         with self._lock:
             if self._closed:
                 raise ClientClosedError("kfasync's background loop is closed")
+            # Said before it is done: an interrupt between the two then waits for the end of what never began.
+            call.begun = True
             self.post(call.start)
 
     def run(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
@@ -157,11 +192,12 @@ class Portal:
         Returns:
             What ``func`` returned.
         """
-        box: _Box[T] = _Box()
-        call = _Call(self, lambda: func(box.put))
-        for item in self._items(box, call):
-            hear(item)
-        return call.future.result()
+        box = _Box()
+        call = _Call(self, lambda: func(box.put), at_end=lambda: box.put(_END))
+        with contextlib.closing(self._items(box, call)) as items:
+            for item in items:
+                hear(item)
+        return call.outcome()
 
     def iterate(self, source: Callable[[], AsyncGenerator[T, None]], *, limit: int = 1024) -> Iterator[T]:
         """Iterate an async generator from a thread.
@@ -173,34 +209,36 @@ class Portal:
             source: Makes the generator; called on the loop.
             limit: Items that may wait.
         """
-        box: _Box[T] = _Box()
+        box = _Box()
         room = asyncio.Event()
 
         async def pump() -> None:
             async with contextlib.aclosing(source()) as items:
                 async for item in items:
                     box.put(item)
-                    if len(box) >= limit:
+                    if box.qsize() >= limit:
                         room.clear()
                         await room.wait()
 
-        yield from self._items(box, _Call(self, pump), taken=lambda: self.post(room.set))
+        def taken() -> None:
+            # Passed once on the way down from a full box, while the pump waits.
+            if box.qsize() == limit // 2:
+                self.post(room.set)
 
-    def _items(self, box: _Box[T], call: _Call[Any], taken: Callable[[], object] = lambda: None) -> Iterator[T]:
-        call.future.add_done_callback(lambda _: box.end())
+        yield from self._items(box, _Call(self, pump, at_end=lambda: box.put(_END)), taken)
+
+    def _items(
+        self, box: _Box, call: _Call[Any], taken: Callable[[], object] = lambda: None
+    ) -> Generator[Any, None, None]:
         try:
             self.begin(call)
-            while batch := box.take():
+            while (item := box.get()) is not _END:
                 taken()
-                yield from batch
+                yield item
         except BaseException:
-            # The garbage collector may close an iterator on the loop's own thread, which must not wait for itself.
-            if threading.current_thread() is self._thread:
-                call.cancel()
-            else:
-                call.abandon()
+            call.abandon()
             raise
-        call.future.result()
+        call.outcome()
 
     def resource(self, key: Hashable, make: Callable[[], ResourceT]) -> ResourceT:
         """The portal's one object for a key, made when there is none and closed before the portal ends."""
@@ -233,38 +271,6 @@ class Portal:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-
-
-class _Box(Generic[T]):
-    """Items on their way from the loop to a thread."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._items: list[T] = []
-        self._ended = False
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def put(self, item: T) -> None:
-        """On the loop."""
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify()
-
-    def end(self) -> None:
-        """On the loop: nothing more comes."""
-        with self._changed:
-            self._ended = True
-            self._changed.notify()
-
-    def take(self) -> list[T]:
-        """On the reader's thread: what is there, after waiting for something; empty at the end."""
-        with self._changed:
-            while not self._items and not self._ended:
-                self._changed.wait()
-            batch, self._items = self._items, []
-            return batch
 
 
 _lock = threading.Lock()

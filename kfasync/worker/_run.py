@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from . import _result, _server
 from ._end import Outcome, attempt, finish, write_private
+from ._linger import hold, linger
 from ._load import load
 
 __all__ = ["PROTOCOL", "run_rank"]
@@ -52,6 +53,8 @@ def run_rank(ctx: dict[str, Any]) -> NoReturn:
     main = _become_main(ctx)
     _serve_progress(ctx)
     outcome = _run(ctx, main)
+    if not outcome.code and ctx.get("pid_file"):
+        linger(ctx)
     finish(outcome, ctx.get("exit_file") or "")
 
 
@@ -59,19 +62,20 @@ def _claim(path: str) -> bool:
     """Say which process this rank is; False when somebody has said otherwise. Whole at once: a link, not a write."""
     pid = os.getpid()
     own = f"{path}.{pid}"
-    write_private(own, json.dumps({"pid": pid, "start_time": _start_time(), "boot_id": _BOOT_ID}).encode())
+    write_private(own, json.dumps({"pid": pid, "start_time": _start_time(pid), "boot_id": _BOOT_ID}).encode())
     try:
         os.link(own, path)
     except FileExistsError:
         return False
     finally:
         os.unlink(own)
+    hold(path)
     return True
 
 
-def _start_time() -> int:
+def _start_time(pid: int) -> int:
     # Field 22, in clock ticks since boot. The second, the name, may hold anything; the rest begins behind its ')'.
-    fields = _proc("self/stat").rpartition(b")")[2].split()
+    fields = _proc(f"{pid}/stat").rpartition(b")")[2].split()
     return int(fields[19]) if fields else 0
 
 

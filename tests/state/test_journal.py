@@ -213,6 +213,16 @@ async def test_two_journals_of_one_file_see_each_others_states(journal: Journal,
     assert states[0].status is Status.COMPLETE
 
 
+async def test_a_state_that_was_taken_back_is_not_remembered(journal: Journal, open_journal: Opener) -> None:
+    other = await open_journal()
+    await journal.append([submitted(), event(JobStarted)])
+    with pytest.raises(TransitionError):
+        await journal.append([metric(0, values={"loss": 9.0}), event(JobResumed, attempt=2)])
+    # It gets the cursor that was taken back.
+    await other.append([metric(1)])
+    assert await journal.job("here", "demo") == await other.job("here", "demo")
+
+
 async def test_a_reader_reads_and_may_not_write(journal: Journal, open_journal: Opener) -> None:
     await journal.append([submitted()])
     reader = await open_journal(read_only=True)
@@ -230,6 +240,11 @@ async def test_a_reader_reads_and_may_not_write(journal: Journal, open_journal: 
 async def test_changed_returns_at_once_when_there_is_more(journal: Journal) -> None:
     await journal.append([submitted(), metric(0)])
     assert await journal.changed(0) == 2
+
+
+async def test_changed_sees_what_others_recorded_before_it_watched(journal: Journal, open_journal: Opener) -> None:
+    await (await open_journal()).append([submitted()])
+    assert await journal.changed(0) == 1
 
 
 async def test_changed_wakes_every_waiter_of_every_loop(journal: Journal, open_journal: Opener) -> None:
