@@ -49,10 +49,13 @@ def identify(pid: int) -> Identity:
     Raises:
         ProcessLookupError: Nobody.
     """
-    start = start_time(pid)
-    if start is None:
-        raise ProcessLookupError(f"there is no process {pid}")
-    return Identity(pid, start, boot_id())
+    for found in _living([pid]):
+        return found
+    raise ProcessLookupError(f"there is no process {pid}")
+
+
+def _living(pids: Iterable[int]) -> list[Identity]:
+    return [Identity(pid, start, boot_id()) for pid in pids if (start := start_time(pid)) is not None]
 
 
 def ranks(job: JobState) -> list[Identity]:
@@ -73,7 +76,7 @@ async def supervisor(home: Path) -> Identity | None:
         except (FileNotFoundError, ConnectionRefusedError):
             return None
         pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return identify(pid)
+    return next(iter(_living([pid])), None)
 
 
 async def zygotes(home: Path) -> list[Identity]:
@@ -82,7 +85,7 @@ async def zygotes(home: Path) -> list[Identity]:
         return []
     link = Link(Home(home))
     try:
-        return [identify(pid) for pid in (await link.request("status"))["zygotes"]]
+        return _living((await link.request("status"))["zygotes"])
     finally:
         await link.aclose()
 

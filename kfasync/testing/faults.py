@@ -3,9 +3,9 @@
 A backend maps every fault to the tests that provoke it, or to the reason why it can't occur there::
 
     MINE = {
-        1: tested_by("suite::test_a_failing_function_raises_with_its_exception"),
+        1: covered_by("suite::test_a_failing_function_raises_with_its_exception"),
         15: cannot_occur("there is no daemon"),
-        17: tested_by("tests/mine/test_events.py::test_an_end_that_was_never_sent_is_found"),
+        17: covered_by("tests/mine/test_events.py::test_an_end_that_was_never_sent_is_found"),
         ...
     }
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["FAULTS", "Answer", "assert_faults_covered", "cannot_occur", "tested_by"]
+__all__ = ["FAULTS", "Answer", "assert_faults_covered", "cannot_occur", "covered_by"]
 
 #: The faults by number, the most frequent first.
 FAULTS: Final[Mapping[int, str]] = {
@@ -81,7 +81,7 @@ class Answer:
     reason: str = ""
 
 
-def tested_by(*tests: str) -> Answer:
+def covered_by(*tests: str) -> Answer:
     """The fault can occur, and these tests provoke it.
 
     Args:

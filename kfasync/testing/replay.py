@@ -21,7 +21,7 @@ def verify_journals(directory: Path) -> list[Path]:
         The journals that were found; all of them are right.
 
     Raises:
-        Exception: What `kfasync.state.verify` raises for the first one that is not.
+        JournalError: The first one that is not; says at which event.
     """
     journals = sorted(directory.rglob("journal.sqlite3"))
     for journal in journals:

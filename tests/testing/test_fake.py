@@ -464,23 +464,28 @@ async def clean_run(path: Path) -> list[str]:
 async def test_a_client_that_died_anywhere_leaves_one_job_that_the_next_client_ends_well(tmp_path: Path) -> None:
     points = await clean_run(tmp_path / "clean" / "journal.sqlite3")
     assert {"append:before", "append:after", "submit:before", "submit:after", "watch:after"} <= set(points)
-    for step, point in enumerate(points):
+    died = set()
+    for step in range(len(points)):
         home = tmp_path / f"{step}"
         with replaying(home):
-            await crash_and_recover(home / "journal.sqlite3", step, point)
+            died.add(await crash_and_recover(home / "journal.sqlite3", step))
+    # Events come in batches of any size, so the last steps of one run may not be reached in another.
+    assert {"append:before", "append:after", "submit:before", "submit:after", "watch:after"} <= died
 
 
-async def crash_and_recover(path: Path, step: int, point: str) -> None:
+async def crash_and_recover(path: Path, step: int) -> str:
+    """The point at which the client died, "" where its work was done before that."""
     world, crashes = FakeWorld(auto=True), Crashes()
     crashes.at_step(step)
     # The caller of a dying engine sees the crash itself, or that its engine is gone.
     with pytest.raises((CrashPoint, ClientClosedError)):
         await doomed_client(path, world, crashes)
-    assert crashes.dead, point
+    point = crashes.reached[-1] if crashes.dead else ""
     async with Engine(FakeBackend(world), path) as engine:
         state = await (await submit(engine)).wait()
     assert state.status is Status.COMPLETE, point
     assert world.created == ["demo"], point
+    return point
 
 
 async def doomed_client(path: Path, world: FakeWorld, crashes: Crashes) -> None:
@@ -489,7 +494,7 @@ async def doomed_client(path: Path, world: FakeWorld, crashes: Crashes) -> None:
         await (await submit(engine)).wait()
     finally:
         await engine.aclose()
-    raise CrashPoint("the crash came after the wait had returned")
+    raise CrashPoint("it had nothing more to do")
 
 
 async def test_a_dead_client_can_do_nothing_more(path: Path) -> None:
