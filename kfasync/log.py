@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import structlog
@@ -37,11 +37,21 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
     Example:
         >>> get("local").info("job_started", job="demo")
     """
-    import structlog
+    return cast("structlog.stdlib.BoundLogger", _Lazy(name))
 
-    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        logging.getLogger(f"kfasync.{name}"),
-        processors=[structlog.contextvars.merge_contextvars, structlog.stdlib.filter_by_level, _render],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return logger
+
+class _Lazy:
+    """Makes the logger when something is logged: structlog takes longer to import than a job to run."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        import structlog
+
+        logger = structlog.wrap_logger(
+            logging.getLogger(f"kfasync.{self._name}"),
+            processors=[structlog.contextvars.merge_contextvars, structlog.stdlib.filter_by_level, _render],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
+        return getattr(logger, attribute)

@@ -10,22 +10,23 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kfasync import settings
 from kfasync.backends.base import Backend, LogLine, LogQuery, Submission, Synced
-from kfasync.backends.local._config import LocalProcessBackendConfig
 from kfasync.backends.local._devices import find_gpus
 from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home
 from kfasync.backends.local._link import Link
 from kfasync.backends.local._logs import read_logs
-from kfasync.backends.local._packages import normalise, unsatisfied, without_credentials
 from kfasync.errors import ResultError, UnsupportedError
 from kfasync.events import Event
 from kfasync.jobs import JobSpec, Runtime
 from kfasync.payload import Payload
 from kfasync.state import JobState, Journal, Status
+
+if TYPE_CHECKING:
+    from kfasync.backends.local._config import LocalProcessBackendConfig
 
 __all__ = ["LocalBackend"]
 
@@ -78,13 +79,19 @@ class LocalBackend(Backend):
     async def submit(self, submission: Submission) -> None:
         spec, payload = submission.spec, submission.payload
         gpus = spec.resources.gpus if spec.resources.gpus * spec.num_nodes <= len(self._gpus()) else 0
-        packages = normalise(spec.packages)
-        resolved = replace(
-            spec,
-            num_proc_per_node=spec.num_proc_per_node or max(1, gpus),
-            packages=tuple(map(without_credentials, packages)),
-            index_urls=tuple(map(without_credentials, spec.index_urls)),
-        )
+        resolved = replace(spec, num_proc_per_node=spec.num_proc_per_node or max(1, gpus), packages=(), index_urls=())
+        install: tuple[str, ...] = ()
+        if spec.packages:
+            # Lazy: most jobs need no packages, and `packaging` takes 40 ms to import.
+            from kfasync.backends.local._packages import normalise, unsatisfied, without_credentials
+
+            packages = normalise(spec.packages)
+            install = packages if unsatisfied(packages) else ()
+            resolved = replace(
+                resolved,
+                packages=tuple(map(without_credentials, packages)),
+                index_urls=tuple(map(without_credentials, spec.index_urls)),
+            )
         launch = Launch(
             python=sys.executable,
             # A job that submits jobs must not have their progress taken for its own.
@@ -95,7 +102,7 @@ class LocalBackend(Backend):
             argv=payload.argv,
             path=payload.path,
             preload=tuple(name for name in self._settings.preload.split(",") if name in payload.imports),
-            install=packages if unsatisfied(packages) else (),
+            install=install,
             index_urls=spec.index_urls,
             version=payload.python,
         )

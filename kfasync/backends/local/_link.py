@@ -125,16 +125,25 @@ class Link:
                 f"the supervisor of {self._home.root} is kfasync {theirs}, newer than this process's {ours}: upgrade "
                 f"kfasync here, or set KFASYNC_HOME to another directory. Its jobs are not affected."
             )
-        # Ours is newer: the old one leaves, its jobs go on, and the one that we start adopts them.
-        with contextlib.suppress(ConnectionResetError):
-            await client.request({"op": "handover"}, b"")
-        client.transport.close()
-        await asyncio.wait_for(client.lost, _START_TIMEOUT)
-        client = await self._start()
-        if client.hello.result()["hello"] != PROTOCOL:
-            client.transport.close()
-            raise IncompatibleVersionError(f"the supervisor of {self._home.root} (kfasync {theirs}) did not hand over")
-        return client
+        return await self._succeed(client)
+
+    async def _succeed(self, old: _Client) -> _Client:
+        """Have an older supervisor leave; its jobs go on, and the one that we start adopts them."""
+        try:
+            # Ours waits for the lock before the old one lets go: its clients would start another of their version.
+            async with asyncio.timeout(_START_TIMEOUT), _spawned(self._home) as told:
+                line = await told.readline()
+                with contextlib.suppress(ConnectionResetError):
+                    await old.request({"op": "handover"}, b"")
+                old.transport.close()
+                while line == b"busy\n":
+                    line = await told.readline()
+                if line == b"ready\n" and (client := await self._try()) is not None:
+                    return client
+                reason = (line + await told.read(4096)).decode(errors="replace").strip() or "no message"
+        except TimeoutError:
+            reason = f"no answer within {_START_TIMEOUT:g} s"
+        raise BackendUnavailableError(f"the supervisor could not be replaced: {reason}; see {self._home.log}")
 
     async def _try(self) -> _Client | None:
         """Connect to a supervisor that is there."""

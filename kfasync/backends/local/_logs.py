@@ -147,7 +147,7 @@ class _Attempt:
             for stream in choice.streams
         }
         self._by_path = {file.path: file for file in self.files.values()}
-        self._unread = list(self.files.values())
+        self.unread = list(self.files.values())
         self._places: dict[str, str] = {}
 
     def resume(self, cursor: _Cursor) -> None:
@@ -171,7 +171,7 @@ class _Attempt:
 
     def changed(self, paths: set[Path]) -> None:
         """Take note of what a follower saw."""
-        self._unread += [self._by_path[path] for path in paths if path in self._by_path]
+        self.unread += [self._by_path[path] for path in paths if path in self._by_path]
 
     def read(self, follower: Follower | None) -> Iterator[LogLine | None]:
         """Everything that is complete now; nothing when nothing is new. None is a moment to give the loop a turn.
@@ -179,8 +179,8 @@ class _Attempt:
         A file is watched only while there is nothing of it to read, so that a flood costs its writer nothing.
         """
         marks_end = self._marks.stat().st_size if self._marks.exists() else 0
-        self._unread = [file for file in dict.fromkeys(self._unread) if _grew(file, follower)]
-        while self._unread and (count := (marks_end - self._marks_at) // MARK_SIZE) > 0:
+        self.unread = [file for file in dict.fromkeys(self.unread) if _grew(file, follower)]
+        while self.unread and (count := (marks_end - self._marks_at) // MARK_SIZE) > 0:
             marks = read_marks(self._marks, self._marks_at, min(count, 2048))
             # Marks are written up to 0.25 s after the time that they tell.
             for when, rank, stream, size in sorted(marks, key=itemgetter(0)):
@@ -188,7 +188,7 @@ class _Attempt:
                     yield from self._take(file, size, when)
             self._marks_at += max(1, len(marks)) * MARK_SIZE
             yield None
-        for file in self._unread:
+        for file in self.unread:
             yield from self._take(file, file.size, file.mtime)
 
     def rest(self) -> Iterator[LogLine]:
@@ -296,7 +296,8 @@ class _Reader:
                     await asyncio.sleep(0)
                 else:
                     yield line
-            if found and follower is not None:
+            # Once more also when a part of a line came: a file is watched again only when there is nothing to read.
+            if follower is not None and (found or attempt.unread):
                 continue
             if final or follower is None:
                 break

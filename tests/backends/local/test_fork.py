@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def _comparable(seen: dict[str, Any], directory: Path) -> dict[str, Any]:
     environ = {k: v for k, v in seen["environ"].items() if k not in own}
     root = str(directory.parents[1])
     descriptors = [
-        (fd, "socket" if target.startswith("socket:") else target.replace(root, "JOB"))
+        (fd, "socket" if target.startswith("socket:") else re.sub(r"pid\.\w+", "pid", target.replace(root, "JOB")))
         for fd, target in seen["descriptors"]
     ]
     return seen | {
