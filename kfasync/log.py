@@ -18,6 +18,13 @@ __all__ = ["get"]
 logging.getLogger("kfasync").addHandler(logging.NullHandler())
 
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def _nothing(*args: object, **values: object) -> None:
+    """What a method does whose level nobody wants."""
+
+
 def _render(_: object, __: str, event: MutableMapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     name = event.pop("event")
     text = " ".join([str(name), *(f"{key}={value!r}" for key, value in event.items())])
@@ -41,16 +48,20 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
 
 
 class _Lazy:
-    """Makes the logger when something is logged: structlog takes longer to import than a job to run."""
+    """Makes the logger when something is to be logged: structlog takes longer to import than a job to run."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        target = logging.getLogger(f"kfasync.{self._name}")
+        level = _LEVELS.get(attribute)
+        if level is not None and not target.isEnabledFor(level):
+            return _nothing
         import structlog
 
         logger = structlog.wrap_logger(
-            logging.getLogger(f"kfasync.{self._name}"),
+            target,
             processors=[structlog.contextvars.merge_contextvars, structlog.stdlib.filter_by_level, _render],
             wrapper_class=structlog.stdlib.BoundLogger,
         )

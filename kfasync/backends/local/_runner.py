@@ -42,6 +42,8 @@ __all__ = ["Runner"]
 
 T = TypeVar("T")
 
+_log = log.get("local.runner")
+
 _WORKER = Path(__file__).parents[2] / "worker" / "__main__.py"
 # What each cause of a stop makes of the job. "suspend" is no failure.
 _REASONS = {
@@ -83,7 +85,6 @@ class Runner:
         self._out_of_memory = False
         self._over = False
         self._unkillable: list[asyncio.Future[Any]] = []
-        self._log = log.get("local.runner").bind(job=self.name)
         if job.stop:
             self.request_stop(job.stop, job.stop_message)
 
@@ -422,7 +423,7 @@ class Runner:
         self._inbox = asyncio.Queue()
         message = f"attempt {self.attempt - 1} failed: {failure.reason}: {failure.message}"
         await self._record(self.event(events.JobRestarting, message=message, delay=delay))
-        self._log.info("job_restarting", attempt=self.attempt, delay=delay)
+        _log.info("job_restarting", job=self.name, attempt=self.attempt, delay=delay)
         await asyncio.wait({self._stop}, timeout=delay)
         return True
 

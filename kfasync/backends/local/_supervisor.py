@@ -236,7 +236,7 @@ class Supervisor:
                 rank.kill()
             await self.record(lost)
         else:
-            self._log.info("job_adopted", job=job.name, running=len(running))
+            self._log.warning("job_adopted", job=job.name, running=len(running))
             nproc = spec.num_proc_per_node or 1
             devices = [rank.devices for rank in job.ranks if rank.rank % nproc == 0]
             runner = self._start(job, ranks)
