@@ -37,8 +37,7 @@ def replaying(home: Path) -> Iterator[None]:
         home: The test's KFASYNC_HOME.
 
     Example:
-        >>> import pytest  # doctest: +SKIP
-        >>> @pytest.fixture(autouse=True)
+        >>> @pytest.fixture(autouse=True)  # doctest: +SKIP
         ... def replayed(home):
         ...     with replaying(home):
         ...         yield

@@ -6,12 +6,13 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from kfasync import __version__
-from kfasync.backends.local import LocalProcessBackendConfig
+from kfasync.backends.local import LocalProcessBackendConfig, _process
 from kfasync.backends.local._wire import PROTOCOL
 from kfasync.errors import IncompatibleVersionError
 from kfasync.trainer import AsyncTrainerClient
@@ -53,20 +54,18 @@ async def test_a_newer_client_takes_over_and_the_running_job_survives(own_home: 
     start_supervisor(own_home, PROTOCOL)
     async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
         handle = await client.submit(train_func=wait_for_a_word)
-        async for _ in handle.logs(follow=True):
-            break
-        old = (await supervisor_status(own_home))["pid"]
+        async with aclosing(handle.logs(follow=True)) as lines:
+            assert (await anext(lines)).text == "ready"
+        state = await handle.wait({"Running"}, timeout=60)
         # The same supervisor, as an upgrade leaves it: older than whoever comes next.
         program = "import sys; from kfasync.backends.local import _wire; _wire.PROTOCOL += 1\n" + UPGRADE
         await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
-        state = await handle.state()
-        assert state.status == "Running"
+        assert _process.start_time(state.ranks[0].pid or 0) == state.ranks[0].start_time
         (own_home / "jobs" / handle.uid / "work" / "node-0" / "fifo").write_text("go")
         with pytest.raises(IncompatibleVersionError, match="upgrade"):
             await supervisor_status(own_home)
         end = await AsyncUpgraded.wait(own_home, handle.name)
         assert end == f"Complete {state.ranks[0].pid}"
-        assert old is not None
 
 
 UPGRADE = """
