@@ -35,6 +35,7 @@ def main() -> None:
     from kfasync.backends.local._layout import Home
     from kfasync.backends.local._supervisor import Supervisor
     from kfasync.backends.local._wire import short_path
+    from kfasync.errors import KfasyncError
 
     loaded = settings.load()
     home = Home(loaded.home)
@@ -55,13 +56,23 @@ def main() -> None:
         listener.bind(name)
     listener.listen(128)
 
+    # A file object, so that nothing is written once it is closed and its number belongs to another file.
+    answer = os.fdopen(pipe, "wb", buffering=0)
+
+    def tell(text: str) -> None:
+        with contextlib.suppress(BrokenPipeError), answer:
+            answer.write(text.encode() + b"\n")
+
     def ready() -> None:
         young.rename(home.socket)
-        with contextlib.suppress(BrokenPipeError):
-            os.write(pipe, b"ready\n")
-        os.close(pipe)
+        tell("ready")
 
-    asyncio.run(Supervisor(home, loaded).serve(listener, ready))
+    try:
+        asyncio.run(Supervisor(home, loaded).serve(listener, ready))
+    except KfasyncError as error:
+        if not answer.closed:
+            tell(str(error))
+        raise
 
 
 def _wait_for_lock(lock: int, pipe: int) -> None:

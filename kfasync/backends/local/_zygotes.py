@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import signal
 import socket
 import struct
@@ -317,7 +318,8 @@ class Cgroups:
 
     def __init__(self, base: Path | None) -> None:
         self.base = base
-        self._names = (f"{os.getpid()}-{number}" for number in itertools.count())
+        # No name of an earlier supervisor, whose groups may still be there.
+        self._names = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
 
     def make(self) -> Path | None:
         if self.base is None:

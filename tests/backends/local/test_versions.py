@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from contextlib import aclosing
@@ -14,9 +16,9 @@ import pytest
 from kfasync import __version__
 from kfasync.backends.local import LocalProcessBackendConfig, _process
 from kfasync.backends.local._wire import PROTOCOL
-from kfasync.errors import IncompatibleVersionError
+from kfasync.errors import BackendUnavailableError, IncompatibleVersionError
 from kfasync.trainer import AsyncTrainerClient
-from tests.backends.local.conftest import supervisor_status
+from tests.backends.local.conftest import end_supervisors, supervisor_status
 
 pytestmark = pytest.mark.anyio
 
@@ -132,3 +134,12 @@ async def test_a_supervisor_that_leaves_is_replaced_for_the_next_client(own_home
     await link.request("handover")
     await link.aclose()
     assert (await supervisor_status(own_home))["pid"] != first
+
+
+async def test_a_journal_of_a_newer_version_says_what_to_do(own_home: Path) -> None:
+    await supervisor_status(own_home)
+    end_supervisors(own_home)
+    with contextlib.closing(sqlite3.connect(own_home / "journal.sqlite3")) as journal:
+        journal.execute("PRAGMA user_version = 999")
+    with pytest.raises(BackendUnavailableError, match="newer"):
+        await supervisor_status(own_home)
