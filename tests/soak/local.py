@@ -68,8 +68,8 @@ async def soak(directory: Path, jobs: int, seed: int) -> Report:
             kind = ("rank", "zygote", "supervisor", "client")[sum(killed.values()) % 4]
             found: list[chaos.Identity] = []
             if kind == "rank":
-                state = await client.attach(handles[-1]) if handles else None
-                found = chaos.ranks(await state.state()) if state is not None else []
+                for name in handles[-8:]:
+                    found += chaos.ranks(await (await client.attach(name)).state())
             elif kind == "zygote":
                 found = await chaos.zygotes(home)
             elif kind == "supervisor":
