@@ -7,6 +7,7 @@ of one that has ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import random
@@ -32,6 +33,7 @@ from kfasync.state import JobState
 __all__ = [
     "Identity",
     "Killer",
+    "end_ranks",
     "end_supervisor",
     "ended",
     "identify",
@@ -88,6 +90,15 @@ async def zygotes(home: Path) -> list[Identity]:
         return _living((await link.request("status"))["zygotes"])
     finally:
         await link.aclose()
+
+
+def end_ranks(home: Path) -> None:
+    """Kill what still runs in the directories of a home's jobs: when a supervisor ends, its ranks go on."""
+    jobs = str(Home(home).jobs.resolve())
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd().startswith(jobs):
+                process.kill()
 
 
 async def end_supervisor(home: Path) -> None:

@@ -282,7 +282,8 @@ def _read_options(written: Mapping[str, Any], entry: str) -> dict[str, Any]:
     metadata = _mapping("job_spec['metadata']", written.get("metadata"))
     spec = _mapping("job_spec['spec']", written.get("spec"))
     trainer = _mapping("job_spec['spec']['trainer']", spec.pop("trainer", None))
-    fields: dict[str, Any] = {"name": metadata.pop("name", None) or new_name()}
+    name = metadata.pop("name", None)
+    fields: dict[str, Any] = {"name": new_name() if name is None else name}
     fields["labels"] = _mapping("labels", metadata.pop("labels", None))
     fields["annotations"] = _mapping("annotations", metadata.pop("annotations", None))
     fields["active_deadline"] = _seconds("active_deadline", spec.pop("activeDeadlineSeconds", None))

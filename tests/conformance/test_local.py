@@ -40,6 +40,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("local") / "home"
     yield path
     asyncio.run(chaos.end_supervisor(path))
+    chaos.end_ranks(path)
 
 
 class TestLocal(BackendConformance):

@@ -187,8 +187,8 @@ class Runner:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        with contextlib.suppress(BackendError):
-            await task
+        if not task.cancelled():
+            task.exception()  # Retrieved: nobody needs to know how a preparation failed that was stopped.
         raise _Stopped
 
     async def _install(self, launch: Launch) -> str:

@@ -46,6 +46,8 @@ _IMPORT_PREFIXES = (
 _NOT_IMPORT = ("TORCHELASTIC_",)
 # How many children wait ahead. Two hide the fork of one job behind the run of another; each costs a page table.
 _AHEAD = 2
+# How many zygotes in a row may die over one rank before its job is told.
+_TRIES = 4
 
 
 def import_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -271,11 +273,11 @@ class Zygotes:
         Raises:
             BackendError: The zygote could not be started.
         """
-        try:
-            return await self.warm(key, tasks).take(tasks)
-        except BackendError:
-            # It may have been killed a moment ago; a fresh one gets one chance.
-            return await self.warm(key, tasks).take(tasks)
+        for _ in range(_TRIES - 1):
+            # One that was killed a moment ago is no reason to fail a job of which nothing ran yet.
+            with contextlib.suppress(BackendError):
+                return await self.warm(key, tasks).take(tasks)
+        return await self.warm(key, tasks).take(tasks)
 
     async def _expire(self, zygote: _Zygote) -> None:
         loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ import pytest
 from kfasync.backends.local import LocalProcessBackendConfig
 from kfasync.backends.local._layout import Home
 from kfasync.backends.local._link import Link
+from kfasync.testing import chaos
 from kfasync.trainer import AsyncTrainerClient
 
 
@@ -34,6 +35,7 @@ def end_supervisors(home: Path) -> None:
         with os.fdopen(fd):
             os.kill(pid, signal.SIGTERM)
             select.select([fd], [], [], 30)
+    chaos.end_ranks(home)
 
 
 @pytest.fixture(scope="module")
