@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import sys
 import threading
 import types
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 
@@ -91,13 +93,31 @@ def _pickle(func: Callable[..., Any], arguments: dict[str, Any], name: str, by_v
             cloudpickle.register_pickle_by_value(sys.modules[module_name])
             added.append(sys.modules[module_name])
         try:
-            data, error = _attempt(cloudpickle.dumps, (func, arguments))
+            data, error = _attempt(_dumps, (func, arguments))
             if error is not None:
                 raise InvalidSpecError(_explain(func, arguments, name, error)) from error
         finally:
             for module in added:
                 cloudpickle.unregister_pickle_by_value(module)
     return bytes(data)
+
+
+def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    # The constructor's order since Python 3.11: six numbers, bytecode, constants, names, variables, file name.
+    return make, (*arguments[:10], code.co_filename, *arguments[11:])
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle 3.1.3 calls every file ``<dynamic-code>``; a traceback has to say where the code is."""
+
+    dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+
+def _dumps(value: object) -> bytes:
+    with io.BytesIO() as file:
+        _Pickler(file).dump(value)
+        return file.getvalue()
 
 
 def _attempt(dump: Callable[[Any], Any], value: object) -> tuple[Any, Exception | None]:

@@ -7,6 +7,7 @@ mentions, and the modules whose functions must travel by value because the rank 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.machinery
 import os
@@ -202,24 +203,39 @@ class Walk:
         return _found(module.__name__, path)
 
     def _mention(self, module_name: str) -> None:
+        if module_name in self._mentioned:
+            return
+        self._mentioned.add(module_name)
         top = module_name.partition(".")[0]
         if not top or top in ("builtins", "__main__"):
             return
         self.imports.add(top)
         module = sys.modules.get(module_name)
         file = getattr(module, "__file__", None)
-        if module is None or file is None or module_name in self._mentioned or not self._is_local(file):
+        if module is None or file is None or not self._is_local(file):
             return
         # A module of the caller's own: what it imported when it was loaded, the rank imports as well.
-        self._mentioned.add(module_name)
-        for value in list(vars(module).values()):
-            if isinstance(value, types.ModuleType):
-                self._mention(value.__name__)
-            elif isinstance(value, type | types.FunctionType):
-                self._mention(value.__module__ or "")
+        for other in _origins(module_name, len(vars(module))):
+            self._mention(other)
 
     def _is_local(self, file: str) -> bool:
         return file.startswith(self._folders) and not is_installed(os.path.dirname(file))
+
+
+@functools.lru_cache(maxsize=4096)
+def _origins(module_name: str, size: int) -> frozenset[str]:
+    """Names of the modules that a module's globals come from.
+
+    Remembered, for a program of a hundred modules would pay milliseconds at every submit. ``size``, how many globals it
+    has, tells a module that has imported more since.
+    """
+    names = set()
+    for value in list(vars(sys.modules[module_name]).values()):
+        if isinstance(value, types.ModuleType):
+            names.add(value.__name__)
+        elif isinstance(value, type | types.FunctionType):
+            names.add(value.__module__ or "")
+    return frozenset(names)
 
 
 def globals_used(func: types.FunctionType) -> list[str]:

@@ -405,7 +405,13 @@ def test_a_small_payload_costs_a_fraction_of_a_start() -> None:
         from_function(train, {"epochs": 2})
         return time.perf_counter() - start
 
-    assert min(measure() for _ in range(20)) < 0.01  # 0.1 ms on an idle machine
+    def start() -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-S", "-E", "-c", ""], check=True)
+        return time.perf_counter() - begin
+
+    # 0.3 ms on an idle machine against 10 ms; both from one moment, since the machine may be busy.
+    assert min(measure() for _ in range(20)) < min(start() for _ in range(5))
 
 
 def test_many_threads_make_payloads_at_once() -> None:

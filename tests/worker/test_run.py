@@ -95,6 +95,15 @@ def test_an_exception_whose_text_raises_is_still_recorded(ranks: Ranks) -> None:
     assert "Nasty" in ended.record["exception"]
 
 
+def test_a_traceback_names_the_file_and_shows_the_line(ranks: Ranks) -> None:
+    def train() -> None:
+        raise ValueError("wrong learning rate")
+
+    trace = ranks.run(train).record["traceback"]
+    assert f'File "{__file__}", line ' in trace
+    assert 'raise ValueError("wrong learning rate")' in trace
+
+
 def test_a_huge_traceback_is_bounded_and_keeps_both_ends(ranks: Ranks) -> None:
     def train() -> None:
         def even(n: int) -> int:
