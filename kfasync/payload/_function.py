@@ -17,7 +17,8 @@ import cloudpickle
 from kfasync.errors import InvalidSpecError
 from kfasync.payload._path import caller_path
 from kfasync.payload._payload import Payload, check_not_spawning, digest_of, remember
-from kfasync.payload._walk import Walk, globals_used
+from kfasync.payload._reach import globals_used
+from kfasync.payload._walk import Walk
 
 __all__ = ["from_function"]
 

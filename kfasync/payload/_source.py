@@ -9,7 +9,7 @@ import textwrap
 import types
 from typing import Any
 
-from kfasync.payload._walk import globals_used
+from kfasync.payload._reach import globals_used
 
 __all__ = ["standalone_source"]
 

@@ -14,15 +14,14 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
-from opcode import opmap
 from typing import Any
 
 from kfasync.payload._path import is_installed
+from kfasync.payload._reach import globals_used, imported, imports_reached
 
-__all__ = ["NotDescribable", "Walk", "globals_used"]
+__all__ = ["NotDescribable", "Walk"]
 
 _BUDGET = 20_000  # objects; a walk costs about 1 µs each, and larger data is hashed as its pickle instead
-_IMPORT_NAME, _EXTENDED_ARG = opmap["IMPORT_NAME"], opmap["EXTENDED_ARG"]
 _PLAIN = (type(None), bool, int, float, complex, type(...), type(NotImplemented))
 _CLASS_NOISE = frozenset(
     ("__dict__", "__weakref__", "__module__", "__doc__", "__firstlineno__", "__static_attributes__", "__annotate__",
@@ -113,7 +112,7 @@ class Walk:
         self._put("shape", repr((counts, names, code.co_name)).encode())
         for constant in code.co_consts:
             self._visit(constant)
-        self.imports.update(_imported(code))
+        self.imports.update(imported(code))
 
     def _function(self, func: types.FunctionType) -> None:
         if self._by_reference(func):
@@ -185,6 +184,8 @@ class Walk:
             return False
         self._put("reference", f"{module_name}:{name}".encode())
         self._mention(module.__name__)
+        if isinstance(value, types.FunctionType | type):
+            self.imports |= imports_reached(value, self._is_local)
         return True
 
     def _importable(self, module: types.ModuleType) -> bool:
@@ -236,27 +237,6 @@ def _origins(module_name: str, size: int) -> frozenset[str]:
         elif isinstance(value, type | types.FunctionType):
             names.add(value.__module__ or "")
     return frozenset(names)
-
-
-def globals_used(func: types.FunctionType) -> list[str]:
-    """Names of the globals that a function's code, and the code nested in it, may use; in a fixed order."""
-    names: dict[str, None] = {}
-    codes = [func.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(dict.fromkeys(name for name in code.co_names if name in func.__globals__))
-        codes.extend(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return list(names)
-
-
-def _imported(code: types.CodeType) -> Iterator[str]:
-    extended = 0
-    for position in range(0, len(code.co_code), 2):
-        op, arg = code.co_code[position], code.co_code[position + 1] | extended
-        extended = arg << 8 if op == _EXTENDED_ARG else 0
-        if op == _IMPORT_NAME:
-            # A relative import names no top-level module; the function's package does.
-            yield code.co_names[arg].partition(".")[0]
 
 
 def _is_slot(value: Any) -> bool:

@@ -367,6 +367,23 @@ def test_imports_of_a_local_module_are_seen_through_a_function_of_it(tmp_path: P
     assert out.decode().strip() == "['decimal', 'mylib', 'wave']"
 
 
+def test_imports_in_the_bodies_of_importable_functions_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(
+        "import functools\n"
+        "def logged(func):\n    @functools.wraps(func)\n    def wrapper(*a): return func(*a)\n    return wrapper\n"
+        "class Model:\n    def fit(self):\n        import wave\n"
+        "def unused():\n    import csv\n"
+        "@logged\ndef train():\n    import uuid\n    Model().fit()\n"
+    )
+    (tmp_path / "job.py").write_text("import models\ndef train(): return models.train()\n")
+    out = _program(
+        tmp_path,
+        "caller.py",
+        "import job\nfrom kfasync.payload import from_function\nprint(sorted(from_function(job.train).imports))\n",
+    )
+    assert out.decode().strip() == "['functools', 'job', 'models', 'uuid', 'wave']"
+
+
 def test_the_rank_gets_the_callers_own_directories_only(tmp_path: Path) -> None:
     out = _program(
         tmp_path,
