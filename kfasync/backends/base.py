@@ -15,8 +15,7 @@ Rules that the engine relies on, each a test of the conformance suite (`kfasync.
 * `logs` never takes the end of a stream for the end of the job: with ``follow`` it ends when ``done`` is set and
   everything up to there was yielded.
 * `cancel`, `suspend`, `resume` and `delete` are idempotent and return when the request is durable in the place, not
-when
-  the job has reached the state; the events tell that.
+  when the job has reached the state; the events tell that.
 * Whatever a backend can't do, `check` refuses with `UnsupportedError`, before anything is created.
 """
 
@@ -157,6 +156,12 @@ class Backend(abc.ABC):
 
         Raises:
             UnsupportedError: Says which argument to change.
+        """
+
+    def prepare(self) -> None:  # noqa: B027
+        """A submit is about to come: begin in the background what it will wait for, such as a connection.
+
+        Nothing by default. Whatever goes wrong is told by the submit itself.
         """
 
     @abc.abstractmethod

@@ -110,6 +110,10 @@ class Engine:
                     # Before the group ends its tasks: who waits must learn of the closing, not of their cancellation.
                     core.close()
 
+    async def prepare(self) -> None:
+        """A submit is about to come: what it will wait for may begin while the job is still being described."""
+        (await self._ready()).backend.prepare()
+
     async def submit(self, spec: JobSpec, payload: Payload, secrets: Mapping[str, str] | None = None) -> JobHandle:
         """Have a job run.
 

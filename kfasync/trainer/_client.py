@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import sys
 import warnings
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from importlib import import_module
@@ -128,10 +130,14 @@ class AsyncTrainerClient:
             >>> handle = await client.submit(train_func=train_model)  # doctest: +SKIP
             >>> value = await handle.result()  # doctest: +SKIP
         """
+        engine = self._open()
+        await engine.prepare()
+        if "kfasync.trainer._build" not in sys.modules:
+            # The first time: in a thread, so that a supervisor starts meanwhile and the caller's loop goes on.
+            await asyncio.to_thread(import_module, "kfasync.trainer._build")
         from kfasync import settings
         from kfasync.trainer._build import Call, build
 
-        engine = self._open()
         plan = build(
             Call(runtime=runtime, initializer=initializer, trainer=trainer, options=options, keywords=keywords),
             await engine.runtimes(),

@@ -76,6 +76,9 @@ class LocalBackend(Backend):
     def _gpus(self) -> tuple[str, ...]:
         return find_gpus(self._settings.gpus)
 
+    def prepare(self) -> None:
+        self._link.prepare()
+
     async def submit(self, submission: Submission) -> None:
         spec, payload = submission.spec, submission.payload
         gpus = spec.resources.gpus if spec.resources.gpus * spec.num_nodes <= len(self._gpus()) else 0
@@ -83,7 +86,8 @@ class LocalBackend(Backend):
         install: tuple[str, ...] = ()
         if spec.packages:
             # Lazy: most jobs need no packages, and `packaging` takes 40 ms to import.
-            from kfasync.backends.local._packages import normalise, unsatisfied, without_credentials
+            from kfasync.backends.local._credentials import without_credentials
+            from kfasync.backends.local._requirements import normalise, unsatisfied
 
             packages = normalise(spec.packages)
             install = packages if unsatisfied(packages) else ()

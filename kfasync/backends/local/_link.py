@@ -76,6 +76,19 @@ class Link:
         self._home = home
         self._client: _Client | None = None
         self._lock = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        """Begin to connect, for a request that is about to come; the request tells what went wrong."""
+        if self._client is None and self._preparing is None:
+            self._preparing = asyncio.create_task(self._prepare(), name="kfasync-prepare")
+
+    async def _prepare(self) -> None:
+        try:
+            with contextlib.suppress(BackendError):
+                await self._connected()
+        finally:
+            self._preparing = None
 
     async def request(self, op: str, blob: bytes = b"", **fields: Any) -> dict[str, Any]:
         """Send a request and return the answer. Requests are idempotent: a lost answer is asked for again.
@@ -102,6 +115,9 @@ class Link:
         return asyncio.shield((await self._connected()).lost)
 
     async def aclose(self) -> None:
+        if (preparing := self._preparing) is not None:
+            preparing.cancel()
+            await asyncio.wait([preparing])
         if self._client is not None:
             self._client.transport.close()
             await self._client.lost
@@ -150,10 +166,16 @@ class Link:
         loop = asyncio.get_running_loop()
         try:
             with short_path(self._home.socket) as name:
-                _, client = await loop.create_unix_connection(_Client, name)
-            await client.hello
+                transport, client = await loop.create_unix_connection(_Client, name)
         except (FileNotFoundError, ConnectionError):
             return None
+        try:
+            await client.hello
+        except BaseException as error:
+            transport.close()
+            if isinstance(error, ConnectionError):
+                return None
+            raise
         return client
 
     async def _start(self) -> _Client:

@@ -11,36 +11,25 @@ import asyncio
 import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion
-
 from kfasync.backends.local import _pipconfig
-from kfasync.backends.local._inherit import STAND_IN
+from kfasync.backends.local._credentials import credentials_in, without_credentials
 from kfasync.errors import BackendError, InvalidSpecError
 
-__all__ = ["Environments", "InstallError", "Runner", "normalise", "unsatisfied", "without_credentials"]
+__all__ = ["Environments", "InstallError", "Runner"]
 
 #: Runs a command with exactly this environment, gives each line of its output (stdout and stderr) to the callback and
 #: returns the exit code; when it is cancelled, the command is ended first.
 Runner = Callable[[Sequence[str], Mapping[str, str], Callable[[str], None]], Awaitable[int]]
 Progress = Callable[[str], None]
 
-_URL = re.compile(r"[a-zA-Z][\w+.-]*://")
-_PATH = re.compile(r"(?P<path>[^\[\]]+)(?P<extras>\[[^\[\]]*\])?")
-_ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tgz")
-_USERINFO = re.compile(r"://([^\s/'\"]*)@")
-_QUERY = re.compile(r"(://[^\s?'\"]+\?)[^\s'\"]+")
 _LINE_LIMIT = 500
 _MESSAGE_LINES = 20
 # Where these point, or what they demand, is about the user's own use of the installers, not about an environment.
@@ -52,144 +41,6 @@ class InstallError(BackendError):
     """The packages of a job can't be installed; the message is the installer's own."""
 
 
-def normalise(requirements: Sequence[str]) -> tuple[str, ...]:
-    """The set in one canonical form: sorted, each once, paths absolute.
-
-    To be called where the user's working directory is known, that is in the client.
-
-    Args:
-        requirements: pip requirements: specifiers, URLs or paths.
-
-    Raises:
-        InvalidSpecError: One is no requirement; the message names it.
-
-    Example:
-        >>> normalise(["NumPy >=1.26", "rich[jupyter]", "numpy>=1.26"])
-        ('numpy>=1.26', 'rich[jupyter]')
-    """
-    return tuple(sorted({_canonical(text) for text in _checked(requirements)}))
-
-
-def unsatisfied(requirements: Sequence[str]) -> list[str]:
-    """Which requirements this interpreter does not satisfy already.
-
-    Args:
-        requirements: pip requirements. Those that name a URL or a path always count as missing: what is installed does
-            not tell where it came from.
-
-    Returns:
-        The missing ones as `normalise` writes them, in the given order.
-
-    Raises:
-        InvalidSpecError: One is no requirement; the message names it.
-
-    Example:
-        >>> unsatisfied(["packaging>=23"])
-        []
-    """
-    return list(dict.fromkeys(_canonical(text) for text in _checked(requirements) if not _satisfied(text)))
-
-
-def _checked(requirements: Sequence[str]) -> Iterator[str]:
-    if isinstance(requirements, str):
-        raise InvalidSpecError(f"packages_to_install is a list of requirements, not the string {requirements!r}")
-    for text in requirements:
-        if not isinstance(text, str) or not text.strip() or not text.isprintable() or text.lstrip().startswith("-"):
-            shown = without_credentials(repr(text))
-            raise InvalidSpecError(
-                f"packages_to_install has {shown}, which is no requirement (options are not allowed)"
-            )
-        yield text.strip()
-
-
-def _parse(text: str) -> Requirement | None:
-    """The requirement, or None for a bare URL or path, which only an installer understands."""
-    if _URL.match(text):
-        return None
-    try:
-        return Requirement(text)
-    except InvalidRequirement as error:
-        if text.startswith((".", "/", "~")) or "/" in text.partition("@")[0] or text.endswith(_ARCHIVES):
-            return None
-        why = str(error).partition("\n")[0]
-        raise InvalidSpecError(
-            f"packages_to_install has {without_credentials(text)!r}, which is no requirement: {why}"
-        ) from None
-
-
-def _canonical(text: str) -> str:
-    requirement = _parse(text)
-    if requirement is not None:
-        requirement.name = canonicalize_name(requirement.name)
-        return str(requirement)
-    if _URL.match(text):
-        return text
-    match = _PATH.fullmatch(text)
-    if match is None:
-        raise InvalidSpecError(f"packages_to_install has {text!r}, which is neither a requirement nor a path")
-    return os.path.abspath(os.path.expanduser(match["path"])) + (match["extras"] or "")
-
-
-def _satisfied(text: str) -> bool:
-    requirement = _parse(text)
-    return requirement is not None and _has(requirement, "", set())
-
-
-def _has(requirement: Requirement, extra: str, seen: set[tuple[str, str]]) -> bool:
-    if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
-        return True
-    if requirement.url is not None:
-        return False
-    try:
-        distribution = metadata.distribution(requirement.name)
-        if not requirement.specifier.contains(distribution.version, prereleases=True):
-            return False
-    except (metadata.PackageNotFoundError, InvalidVersion):
-        return False
-    return all(_has_extra(distribution, wanted, seen) for wanted in requirement.extras)
-
-
-def _has_extra(distribution: metadata.Distribution, extra: str, seen: set[tuple[str, str]]) -> bool:
-    if (visited := (distribution.metadata["Name"], extra)) in seen:
-        return True
-    seen.add(visited)
-    try:
-        needed = [Requirement(text) for text in distribution.requires or ()]
-    except InvalidRequirement:
-        return False
-    # What an extra adds is what its marker asks for only when the extra is wanted; an installed package's other
-    # requirements are taken as met, as pip takes them.
-    added = [r for r in needed if r.marker is not None and not r.marker.evaluate({"extra": ""})]
-    return all(_has(requirement, extra, seen) for requirement in added)
-
-
-def without_credentials(text: str, known: Collection[str] = ()) -> str:
-    """The text without the credentials of its URLs.
-
-    Args:
-        text: Anything that a person may see.
-        known: Secrets that are hidden wherever they stand.
-
-    Example:
-        >>> without_credentials("--index-url https://me:secret@example.org/simple")
-        '--index-url https://****@example.org/simple'
-    """
-    for secret in known:
-        text = text.replace(secret, "****")
-    return _QUERY.sub(r"\1****", _USERINFO.sub("://****@", text))
-
-
-def _credentials(texts: Sequence[str]) -> list[str]:
-    """Passwords and tokens in URLs, as written and decoded: an installer may print them without their URL."""
-    found: set[str] = set()
-    for text in texts:
-        for user_info in _USERINFO.findall(text):
-            user, _, password = user_info.partition(":")
-            found |= {password or user, unquote(password or user)}
-    # A very short one can't be told from ordinary text; within a URL it is hidden all the same.
-    return sorted((secret for secret in found if len(secret) >= 4), key=len, reverse=True)
-
-
 @dataclass(frozen=True)
 class _Wanted:
     python: str
@@ -199,6 +50,9 @@ class _Wanted:
 
     @classmethod
     def of(cls, python: str, requirements: Sequence[str], index_urls: Sequence[str]) -> _Wanted:
+        # Lazy: `packaging` takes a supervisor's start 75 ms, and most jobs need no packages.
+        from kfasync.backends.local._requirements import normalise
+
         python = os.path.abspath(python)
         requirements = normalise(requirements)
         index_urls = _pipconfig.chosen(index_urls)
@@ -216,7 +70,9 @@ def _local_path(requirement: str) -> Path | None:
     url = requirement.partition("@ ")[2] or requirement
     if url.startswith("file://"):
         return Path(unquote(urlsplit(url).path))
-    match = _PATH.fullmatch(requirement)
+    from kfasync.backends.local._requirements import PATH
+
+    match = PATH.fullmatch(requirement)
     return Path(match["path"]) if match and requirement.startswith("/") else None
 
 
@@ -366,7 +222,7 @@ class Environments:
             options = await asyncio.to_thread(_pipconfig.read, environ, Path(wanted.python).parent.parent)
         except InvalidSpecError as error:
             raise InstallError(str(error)) from error
-        known = _credentials([*wanted.requirements, *wanted.index_urls, *options.values(), *environ.values()])
+        known = credentials_in([*wanted.requirements, *wanted.index_urls, *options.values(), *environ.values()])
         installer = _Installer(self._run, ", ".join(wanted.requirements), known)
         search = os.pathsep.join([os.path.dirname(wanted.python), environ.get("PATH", os.defpath)])
         script = os.path.join(os.path.dirname(__file__), "_inherit.py")
@@ -424,6 +280,9 @@ def _telling(lines: list[str]) -> list[str]:
 
 def _finish(site: Path, home: Path) -> None:
     """Turn the finished building site into the environment."""
+    # Lazy: that program's own imports are slow.
+    from kfasync.backends.local._inherit import STAND_IN
+
     for installer in site.glob("lib/python*/site-packages/*.dist-info/INSTALLER"):
         if installer.read_text(encoding="utf-8", errors="replace") == STAND_IN:
             shutil.rmtree(installer.parent)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from kfasync.backends.local._packages import Environments, InstallError, normalise, unsatisfied
+from kfasync.backends.local._packages import Environments, InstallError
+from kfasync.backends.local._requirements import normalise, unsatisfied
 from kfasync.errors import BackendError, InvalidSpecError
 
 pytestmark = pytest.mark.anyio
