@@ -16,7 +16,10 @@ CLAIM = "process exit to wait() returning: at most 5 ms async, 8 ms blocking (me
 
 def last_breath(path: str) -> None:
     import atexit
+    import time
 
+    # A job that trains for a while: by its end, its start (and the fork ahead for the next job) is long over.
+    time.sleep(0.1)
     # What runs last in a rank, and what every Python process runs last.
     atexit.register(stamp, path)
 
