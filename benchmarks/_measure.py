@@ -20,7 +20,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+
 __all__ = ["Figure", "main", "own_home", "p90", "rival", "stamp", "stamped"]
+
+
+# A job gets `stamp` by value, as from a script of one file, and doesn't import this module and what it imports.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass

@@ -14,12 +14,17 @@ from _measure import Figure, main, own_home, rival, stamp, stamped
 CLAIM = "process exit to wait() returning: at most 5 ms async, 8 ms blocking (median)"
 
 
+def train() -> None:
+    """Compute for a while: by a job's end its start, and the fork ahead for the next one, are long over."""
+    end = time.monotonic() + 0.1
+    while time.monotonic() < end:
+        pass
+
+
 def last_breath(path: str) -> None:
     import atexit
-    import time
 
-    # A job that trains for a while: by its end, its start (and the fork ahead for the next job) is long over.
-    time.sleep(0.1)
+    train()
     # What runs last in a rank, and what every Python process runs last.
     atexit.register(stamp, path)
 
@@ -62,6 +67,7 @@ async def pidfd(repeats: int) -> Figure:
         read, write = os.pipe()
         pid = os.fork()
         if not pid:
+            train()
             os.write(write, str(time.monotonic_ns()).encode())
             os._exit(0)
         fd = os.pidfd_open(pid)

@@ -99,8 +99,9 @@ class FileWatch:
         changed, self._changed = self._changed, set()
         return changed
 
-    def wake(self) -> None:
-        """Let whoever waits go on at once, with an empty set when nothing changed."""
+    def wake(self, *changed: Path) -> None:
+        """Let whoever waits go on at once, with these paths besides what changed; maybe with an empty set."""
+        self._changed.update(changed)
         self._wake.set()
 
     def _read(self) -> None:

@@ -57,20 +57,19 @@ class Tail:
         backoff = Backoff("journal")
         while True:
             try:
-                await self._advance(await self._journal.changed(self.cursor))
+                await self._advance()
                 backoff.reset()
             except BackendError as error:
                 await backoff.pause(error)
 
-    async def _advance(self, head: int) -> None:
-        while self.cursor < head:
-            page = await self._journal.events(self.cursor, place=self._place, limit=_PAGE)
-            for event in page:
-                self.cursor = event.cursor
-                self._publish(event)
-            if len(page) < _PAGE:
-                # The rest up to the head, which was read before the page, belongs to other places.
-                self.cursor = max(self.cursor, head)
+    async def _advance(self) -> None:
+        head, page = await self._journal.follow(self.cursor, place=self._place, limit=_PAGE)
+        for event in page:
+            self.cursor = event.cursor
+            self._publish(event)
+        if len(page) < _PAGE:
+            # The rest up to the head, which was read before the page, belongs to other places.
+            self.cursor = max(self.cursor, head)
 
     def _publish(self, event: Event) -> None:
         for key in {event.uid, None}:

@@ -183,6 +183,31 @@ class Journal:
             self._check()
         return self._head
 
+    async def follow(self, after: int, *, place: str, limit: int) -> tuple[int, list[Event]]:
+        """`changed` and `events` in one trip to the journal's thread, for whoever wants to know at once.
+
+        Args:
+            after: The cursor of the last event already known.
+            place: Only events of one place.
+            limit: At most so many.
+
+        Returns:
+            The cursor of the last event, and the events of the place up to there; perhaps none.
+        """
+        watch = await self._follow()
+        while True:
+            if self._head > after or await watch.wait():
+                try:
+                    head, page = await self._ask(
+                        lambda store: (self._look(store), store.events(after, place, None, limit))
+                    )
+                except BackendError:
+                    watch.wake(notify_path(self._path))  # Seen, but not read: the next call must look again.
+                    raise
+                if head > after:
+                    return head, page
+            self._check()
+
     async def forget(self, uids: Iterable[str]) -> None:
         """Drop deleted jobs and their events for ever; jobs that are not deleted stay."""
         gone = tuple(uids)

@@ -19,6 +19,7 @@ __all__ = ["Outcome", "attempt", "finish", "write_private"]
 
 _TEXT_LIMIT = 64 << 10  # characters of a traceback that are kept; the middle goes
 _LINE_LIMIT = 8 << 10  # characters of an exception's text
+_FILES = frozenset((io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom))
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -164,7 +165,7 @@ def _flush_files() -> None:
     # A program may leave files open, and the interpreter writes them when their last reference goes. Here nothing goes,
     # so they are looked up; only real files, since a pipe may have nobody to read it.
     for thing in gc.get_objects():
-        if type(thing) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+        if type(thing) in _FILES:
             attempt(_flush_file, thing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import sqlite3
@@ -275,6 +276,35 @@ async def test_changed_does_not_return_for_what_is_known_already(journal: Journa
     assert not waiter.done()
     await journal.append([metric(1)])
     assert await waiter == 3
+
+
+async def test_follow_brings_the_events_with_the_news(journal: Journal, open_journal: Opener) -> None:
+    other = await open_journal()
+    await journal.append([submitted(), metric(0)])
+    head, page = await other.follow(0, place="here", limit=1)
+    assert (head, [event.cursor for event in page]) == (2, [1])
+    waiter = asyncio.create_task(other.follow(2, place="here", limit=10))
+    watching = asyncio.create_task(other.changed(2))
+    await asyncio.wait([waiter, watching], timeout=0)
+    await journal.append([metric(1)])
+    head, page = await waiter
+    assert (head, [event.cursor for event in page]) == (3, [3])
+    assert await watching == 3
+    assert await other.follow(2, place="elsewhere", limit=10) == (3, [])
+
+
+async def test_a_follower_that_could_not_read_looks_again(journal: Journal, open_journal: Opener, path: Path) -> None:
+    await journal.append([submitted()])
+    other = await open_journal()
+    assert (await other.follow(0, place="here", limit=10))[0] == 1
+    await journal.append([metric(0)])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE events RENAME TO hidden")
+        with pytest.raises(JournalError, match="no such table"):
+            await other.follow(1, place="here", limit=10)
+        connection.execute("ALTER TABLE hidden RENAME TO events")
+    async with asyncio.timeout(10):
+        assert (await other.follow(1, place="here", limit=10))[0] == 2
 
 
 async def test_a_cancelled_waiter_takes_no_news_from_the_others(journal: Journal, open_journal: Opener) -> None:
