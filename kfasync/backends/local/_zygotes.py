@@ -49,6 +49,8 @@ _AHEAD = 2
 # How many zygotes in a row may die over one rank before its job is told.
 _TRIES = 4
 
+_log = log.get("local.zygotes")
+
 
 def import_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that has to be there when the interpreter starts."""
@@ -97,6 +99,14 @@ class Child:
         self.exit.add_done_callback(lambda _: remove_cgroup(self.cgroup))
 
 
+_Fork = asyncio.Task[Child | BackendError]
+
+
+def _dismiss(fork: _Fork) -> None:
+    if not fork.cancelled() and isinstance(child := fork.result(), Child):
+        child.dismiss()
+
+
 class _Zygote:
     """One zygote process and its children ahead."""
 
@@ -107,25 +117,38 @@ class _Zygote:
         self._cgroups = cgroups
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._sending = asyncio.Lock()
         self._forks: dict[int, asyncio.Future[int]] = {}
-        self._ahead: deque[asyncio.Task[Child | None]] = deque()
+        self._ahead: deque[_Fork] = deque()
         self._ids = itertools.count()
         self.dead = False
 
     def start(self, output: Path) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Start the process.
+
+        Raises:
+            BackendError: It can't be started: the interpreter is gone, or the machine is short of processes.
+        """
         keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "USER") if name in os.environ}
-        with theirs, output.open("ab") as sink:
-            self.process = subprocess.Popen(
-                [self.key.python, str(_PROGRAM), str(theirs.fileno()), *self.key.preload],
-                env={**keep, **dict(self.key.environ)},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise BackendError(f"no zygote can be started: {error}") from error
+        try:
+            with theirs, output.open("ab") as sink:
+                self.process = subprocess.Popen(
+                    [self.key.python, str(_PROGRAM), str(theirs.fileno()), *self.key.preload],
+                    env={**keep, **dict(self.key.environ)},
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=sink,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+        except OSError as error:
+            ours.close()
+            raise BackendError(f"the interpreter {self.key.python} can't be started: {error}") from error
         self._exit = self._reaper.expect(self.process.pid)
         self._exit.add_done_callback(self._ended)
         ours.setblocking(False)
@@ -166,26 +189,48 @@ class _Zygote:
         self._forks.clear()
 
     async def take(self, tasks: asyncio.TaskGroup) -> Child:
-        """A child that is ready; another is forked ahead for the next one."""
+        """A child that is ready; another is forked ahead for the next one.
+
+        Raises:
+            BackendError: There can be none.
+        """
         self.used = self._loop.time()
         while self._ahead:
-            child = await asyncio.shield(self._ahead.popleft())
-            if child is not None and not child.exit.done():
-                self.refill(tasks)
-                return child
-        child = await self._fork()
+            child = await self._of(self._ahead.popleft())
+            if isinstance(child, Child):
+                if not child.exit.done():
+                    self.refill(tasks)
+                    return child
+                child.dismiss()
+        # Whatever went wrong ahead, this one's error is the caller's.
+        child = await self._of(tasks.create_task(self._fork_ahead()))
+        if isinstance(child, BackendError):
+            raise child
         self.refill(tasks)
         return child
+
+    async def _of(self, fork: _Fork) -> Child | BackendError:
+        """What became of a fork. Who gives up waiting leaves the child to the next one."""
+        try:
+            return await asyncio.shield(fork)
+        except asyncio.CancelledError:
+            if self.dead or len(self._ahead) >= _AHEAD:
+                fork.add_done_callback(_dismiss)
+            else:
+                self._ahead.appendleft(fork)
+            raise
 
     def refill(self, tasks: asyncio.TaskGroup) -> None:
         while len(self._ahead) < _AHEAD and not self.dead:
             self._ahead.append(tasks.create_task(self._fork_ahead()))
 
-    async def _fork_ahead(self) -> Child | None:
+    async def _fork_ahead(self) -> Child | BackendError:
         try:
             return await self._fork()
-        except BackendError:
-            return None  # whoever needs a child forks again, and gets the error
+        except BackendError as error:
+            return error  # whoever needs a child forks again, and gets the error
+        except OSError as error:
+            return BackendError(f"no process can be forked: {error}")
 
     async def _fork(self) -> Child:
         await asyncio.shield(self._ready)
@@ -201,44 +246,46 @@ class _Zygote:
         except BaseException:
             ours.close()
             self._forks.pop(number, None)
-            remove_cgroup(cgroup)
+            self._cgroups.give_back(cgroup)
             raise
         # A child that has ended already has no start time; its exit future says so.
         return Child(pid, _process.start_time(pid) or 0, ours, cgroup, self._reaper.expect(pid))
 
     async def _send(self, data: bytes, passed: socket.socket) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))]
-        while True:
-            try:
-                self._control.sendmsg([data], rights)
-                return
-            except BlockingIOError:
-                writable: asyncio.Future[None] = self._loop.create_future()
-                self._loop.add_writer(self._control, writable.set_result, None)
+        # One at a time: the kernel holds some ten requests (net.unix.max_dgram_qlen), and a loop has one writer a file.
+        async with self._sending:
+            while True:
                 try:
-                    await writable
-                finally:
-                    self._loop.remove_writer(self._control)
-            except OSError as error:
-                raise BackendError(f"the zygote of {self.key.python} is gone") from error
+                    self._control.sendmsg([data], rights)
+                    return
+                except BlockingIOError:
+                    await self._writable()
+                except OSError as error:
+                    raise BackendError(f"the zygote of {self.key.python} is gone") from error
+
+    async def _writable(self) -> None:
+        writable: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_writer(self._control, writable.set_result, None)
+        try:
+            await writable
+        finally:
+            self._loop.remove_writer(self._control)
 
     async def close(self) -> None:
         """End the zygote and its unused children."""
         self.dead = True
-        if self._control.fileno() >= 0:
-            self._loop.remove_reader(self._control)
-            self._control.close()
-        for task in self._ahead:
-            if not task.done():
-                task.cancel()
-            elif not task.cancelled() and (child := task.result()) is not None:
-                child.dismiss()
+        for fork in self._ahead:
+            fork.add_done_callback(_dismiss)
         self._ahead.clear()
         if not self._exit.done():
-            # It leaves by itself at the socket's end, but not while it imports.
+            # It would leave by itself at the socket's end, but not while it imports.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGTERM)
             await asyncio.shield(self._exit)
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control)
+            self._control.close()
 
 
 class Zygotes:
@@ -254,15 +301,19 @@ class Zygotes:
         self._output = output
         self._idle_timeout = idle_timeout
         self._zygotes: dict[ZygoteKey, _Zygote] = {}
-        self._log = log.get("local.zygotes")
 
     def warm(self, key: ZygoteKey, tasks: asyncio.TaskGroup) -> _Zygote:
-        """The zygote for a key, started if need be."""
+        """The zygote for a key, started if need be.
+
+        Raises:
+            BackendError: It can't be started.
+        """
         zygote = self._zygotes.get(key)
         if zygote is None or zygote.dead:
-            zygote = self._zygotes[key] = _Zygote(key, self._reaper, self._cgroups)
+            zygote = _Zygote(key, self._reaper, self._cgroups)
             zygote.start(self._output)
-            self._log.info("zygote_started", pid=zygote.process.pid, preload=key.preload)
+            self._zygotes[key] = zygote
+            _log.info("zygote_started", pid=zygote.process.pid, preload=key.preload)
             zygote.refill(tasks)
             tasks.create_task(self._expire(zygote))
         return zygote
@@ -322,13 +373,25 @@ class Cgroups:
         self.base = base
         # No name of an earlier supervisor, whose groups may still be there.
         self._names = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
+        self._unremoved: list[Path] = []
 
     def make(self) -> Path | None:
+        """A new group; None where there can be none: a rank runs without rather than not at all."""
         if self.base is None:
             return None
+        self._unremoved = [path for path in self._unremoved if not remove_cgroup(path)]
         path = self.base / next(self._names)
-        path.mkdir()
+        try:
+            path.mkdir()
+        except OSError as error:
+            _log.warning("cgroup_refused", path=str(path), error=str(error))
+            return None
         return path
+
+    def give_back(self, cgroup: Path | None) -> None:
+        """Remove a group whose only process, if there is one, is about to leave."""
+        if cgroup is not None and not remove_cgroup(cgroup):
+            self._unremoved.append(cgroup)
 
     def leftovers(self) -> Iterable[Path]:
         """Groups that an earlier supervisor left."""
