@@ -38,7 +38,7 @@ from kfasync.state import Claim, Grant, JobState, Status, next_attempt
 if TYPE_CHECKING:
     from kfasync.backends.local._supervisor import Supervisor
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "read_claims", "read_python", "stop_reason"]
 
 T = TypeVar("T")
 
@@ -52,6 +52,12 @@ _REASONS = {
     "deadline": ("DeadlineExceeded", "it was still running at its active deadline"),
     "start-deadline": ("StartDeadlineExceeded", "it was not running at its start deadline"),
 }
+
+
+def stop_reason(cause: str, message: str) -> tuple[str, str]:
+    """Reason and message of a job that was stopped for good."""
+    reason, default = _REASONS.get(cause, _REASONS["cancel"])
+    return reason, message or default
 
 
 class _Stopped(Exception):
@@ -332,7 +338,9 @@ class Runner:
             return
         for rank in command.ranks & processes.keys():
             if isinstance(command, Terminate):
-                self.directory.rank_file(self.attempt, rank, "stop").touch()
+                # On a full disk, or where the job removed its directory, the signal has to be enough.
+                with contextlib.suppress(OSError):
+                    self.directory.rank_file(self.attempt, rank, "stop").touch()
                 processes[rank].terminate()
             elif isinstance(command, Kill):
                 processes[rank].kill()
@@ -379,8 +387,8 @@ class Runner:
         if outcome.kind == "stopped":
             if outcome.cause == "suspend":
                 return self.event(events.JobSuspended)
-            reason, message = _REASONS.get(outcome.cause, _REASONS["cancel"])
-            return self.event(events.JobFailed, reason=reason, message=self._stop_message or message)
+            reason, message = stop_reason(outcome.cause, self._stop_message)
+            return self.event(events.JobFailed, reason=reason, message=message)
         assert outcome.first is not None
         return self._failure(outcome.first)
 

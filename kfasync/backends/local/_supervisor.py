@@ -30,7 +30,7 @@ from kfasync.backends.local._marks import Marks
 from kfasync.backends.local._packages import Environments
 from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._reaper import Reaper
-from kfasync.backends.local._runner import Runner, read_claims, read_python
+from kfasync.backends.local._runner import Runner, read_claims, read_python, stop_reason
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
 from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
 from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, JournalError, KfasyncError
@@ -171,7 +171,15 @@ class Supervisor:
             self._watch_idle()
         if Path(runner.python).is_relative_to(self.home.environments):
             await self._collect_environments()
-        job = await self.journal.job_by_uid(runner.uid)
+        await self._settle(runner.uid)
+
+    async def _settle(self, uid: str) -> None:
+        """Clean up behind a job that has stopped. One that was cancelled while it was being suspended ends now."""
+        job = await self.journal.job_by_uid(uid)
+        if job is not None and job.status is Status.SUSPENDED and job.stop not in (None, "suspend"):
+            reason, message = stop_reason(job.stop or "", job.stop_message)
+            await self.record(events.JobFailed(**self._header(job), reason=reason, message=message))
+            job = await self.journal.job_by_uid(uid)
         if job is not None and job.terminal:
             self._after_end(job)
 
@@ -196,7 +204,9 @@ class Supervisor:
         for job in await self.journal.jobs(self.place):
             if job.terminal:
                 self._after_end(job)
-            elif job.status is not Status.SUSPENDED:
+            elif job.status is Status.SUSPENDED:
+                await self._settle(job.uid)
+            else:
                 kept |= await self._adopt_job(job)
         for path in cgroups.leftovers():
             if path not in kept:
@@ -295,15 +305,22 @@ class Supervisor:
         if job.terminal or (job.status is Status.SUSPENDED and request["cause"] == "suspend"):
             return {}
         cause, message = request["cause"], request.get("message", "")
-        header = self._header(job)
-        await self.record(events.StopRequested(**header, cause=cause, message=message))
+        wish = events.StopRequested(**self._header(job), cause=cause, message=message)
+        try:
+            await self.journal.append([wish])
+        except JournalError:
+            # The job may be what fills the disk: it is stopped first, and the rest is written when there is room.
+            self._ask_to_stop(job, cause, message)
+            await self.record(wish)
+        if not self._ask_to_stop(job, cause, message):
+            await self._settle(job.uid)
+        return {}
+
+    def _ask_to_stop(self, job: JobState, cause: str, message: str) -> bool:
         runner = self._runners.get(job.uid)
         if runner is not None:
             runner.request_stop(cause, message)
-        elif job.status is Status.SUSPENDED:
-            await self.record(events.JobFailed(**header, reason="Cancelled", message=message or "cancelled on request"))
-            self._after_end(job)
-        return {}
+        return runner is not None
 
     async def resume(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
         """Start a suspended job again."""

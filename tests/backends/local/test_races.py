@@ -1,0 +1,139 @@
+"""Requests that meet a job in the middle of something else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from kfasync.backends.local import LocalProcessBackendConfig, _process
+from kfasync.errors import JobFailedError
+from kfasync.events import StopRequested
+from kfasync.inotify import FileWatch
+from kfasync.state import Journal
+from kfasync.trainer import AsyncTrainerClient
+from tests.backends.local.conftest import end_supervisors
+
+pytestmark = pytest.mark.anyio
+
+
+def take_long_to_stop() -> None:
+    import threading
+    from pathlib import Path
+
+    import kfasync
+
+    kfasync.should_stop()
+    print("ready")
+    while not Path("leave").exists():
+        threading.Event().wait(0.01)
+
+
+def wait_for_ever() -> None:
+    import threading
+
+    threading.Event().wait()
+
+
+async def test_a_cancel_overrules_a_suspend_that_is_under_way(client: AsyncTrainerClient, home: Path) -> None:
+    handle = await client.submit(train_func=take_long_to_stop)
+    work = home / "jobs" / handle.uid / "work" / "node-0"
+    async with aclosing(handle.logs(follow=True)) as lines:
+        assert (await anext(lines)).text == "ready"
+    await handle.suspend()
+    await handle.cancel()
+    (work / "leave").touch()
+    with pytest.raises(JobFailedError, match="Cancelled"):
+        await handle.wait(timeout=10)
+
+
+async def test_a_suspended_job_can_be_deleted_while_it_is_stopping(client: AsyncTrainerClient, home: Path) -> None:
+    handle = await client.submit(train_func=take_long_to_stop)
+    work = home / "jobs" / handle.uid / "work" / "node-0"
+    async with aclosing(handle.logs(follow=True)) as lines:
+        assert (await anext(lines)).text == "ready"
+    await handle.suspend()
+    deleting = asyncio.create_task(handle.delete())
+    await asyncio.sleep(0.3)
+    (work / "leave").touch()
+    await asyncio.wait_for(deleting, 10)
+
+
+async def test_two_deletes_at_once_both_succeed(client: AsyncTrainerClient) -> None:
+    handle = await client.submit(train_func=wait_for_ever)
+    await handle.wait({"Running"}, timeout=60)
+    await asyncio.gather(handle.delete(), handle.delete(), handle.delete())
+
+
+async def test_a_job_whose_directory_was_removed_can_still_be_cancelled(client: AsyncTrainerClient, home: Path) -> None:
+    handle = await client.submit(train_func=wait_for_ever)
+    state = await handle.wait({"Running"}, timeout=60)
+    shutil.rmtree(home / "jobs" / handle.uid)
+    await handle.cancel()
+    with pytest.raises(JobFailedError) as caught:
+        await handle.wait(timeout=20)
+    assert caught.value.reason == "Cancelled"
+    assert _process.start_time(state.ranks[0].pid or 0) != state.ranks[0].start_time
+
+
+async def test_a_cancel_that_came_too_late_for_a_suspend_ends_the_job_when_it_is_adopted(own_home: Path) -> None:
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        handle = await client.submit(train_func=wait_for_ever)
+        await handle.wait({"Running"}, timeout=60)
+        await handle.suspend()
+        state = await handle.wait({"Suspended"}, timeout=60)
+        # As if the supervisor had died between the wish and its fulfilment.
+        end_supervisors(own_home)
+        journal = await Journal.open(own_home / "journal.sqlite3")
+        wish = StopRequested(place=state.place, job=state.name, uid=state.uid, attempt=state.attempt, cause="cancel")
+        await journal.append([wish])
+        await journal.aclose()
+        with pytest.raises(JobFailedError, match="Cancelled"):
+            await handle.wait(timeout=20)
+
+
+def fill_the_disk() -> None:
+    import contextlib
+    import threading
+
+    with contextlib.suppress(OSError), open("everything", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 12))
+    threading.Event().wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A filesystem of 8 MB, with a home on it."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    monkeypatch.setenv("KFASYNC_HOME", str(tmp_path / "home"))
+    yield tmp_path
+    end_supervisors(tmp_path / "home")
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+async def test_a_job_that_fills_the_disk_can_be_cancelled(small_disk: Path) -> None:
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        handle = await client.submit(train_func=fill_the_disk)
+        state = await handle.wait({"Running"}, timeout=60)
+        everything = small_disk / "home" / "jobs" / handle.uid / "work" / "node-0" / "everything"
+        fd = os.pidfd_open(state.ranks[0].pid or 0)
+        async with asyncio.timeout(30), FileWatch() as watch:
+            watch.add(everything.parent)
+            while shutil.disk_usage(small_disk).free:
+                await watch.wait()
+        cancelling = asyncio.create_task(handle.cancel())
+        assert await asyncio.to_thread(select.select, [fd], [], [], 20) == ([fd], [], [])
+        os.close(fd)
+        everything.unlink()
+        await cancelling
+        with pytest.raises(JobFailedError, match="Cancelled"):
+            await handle.wait(timeout=60)
