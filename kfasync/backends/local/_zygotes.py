@@ -355,10 +355,11 @@ class Zygotes:
 
 
 def remove_cgroup(cgroup: Path | None) -> bool:
-    """Remove a group. Returns False when it still has processes."""
+    """Remove a group, with those that its processes made in it. Returns False when it still has processes."""
     if cgroup is not None:
         try:
-            cgroup.rmdir()
+            for inner, _, _ in os.walk(cgroup, topdown=False):
+                os.rmdir(inner)
         except FileNotFoundError:
             return True
         except OSError:
