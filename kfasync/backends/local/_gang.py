@@ -48,12 +48,14 @@ class Exit:
         code: Exit code, negative for a signal, None when nobody can know.
         time: Unix time of the exception or the end: tells who failed first when several did.
         blamed: Whether the rank itself recorded an exception (a rank that lost its peer usually did so later).
+        out_of_memory: Whether the kernel is known to have killed it for want of memory.
     """
 
     rank: int
     code: int | None
     time: float
     blamed: bool = False
+    out_of_memory: bool = False
 
 
 @dataclass(frozen=True)

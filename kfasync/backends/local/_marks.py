@@ -134,13 +134,14 @@ class Marks:
 
     def remove(self, attempt_dir: Path) -> None:
         """Stop marking an attempt that has ended, after a last look."""
-        for path in [path for path in self._files if path.parent == attempt_dir]:
+        marked = [path for path in self._files if path.parent == attempt_dir]
+        for path in marked:
             file = self._files.pop(path)
             file.stop()
             if self._watch is not None:
                 self._watch.remove(path)
             self._mark(file)
-        if (job := self._jobs.get(attempt_dir.parent)) is not None:
+        if marked and (job := self._jobs.get(attempt_dir.parent)) is not None:
             job.attempts -= 1
             # Wakes the trimmer, which forgets jobs without a running attempt.
             self._exceeded.set()

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfasync import events, log
-from kfasync.backends.local import _process
-from kfasync.backends.local._gang import Command, Exit, Gang, Kill, Outcome, StartTimer, Terminate
+from kfasync.backends.local._claims import read_launched, write_launched
+from kfasync.backends.local._gang import UNKILLABLE_AFTER, Command, Exit, Gang, Kill, Outcome, StartTimer, Terminate
 from kfasync.backends.local._launch import (
     Launch,
     Rendezvous,
-    claim_file,
     rank_context,
     rank_environment,
     write_exec_context,
@@ -38,7 +37,7 @@ from kfasync.state import Claim, Grant, JobState, Status, next_attempt
 if TYPE_CHECKING:
     from kfasync.backends.local._supervisor import Supervisor
 
-__all__ = ["Runner", "read_claims", "read_python", "stop_reason"]
+__all__ = ["Runner", "stop_reason"]
 
 T = TypeVar("T")
 
@@ -88,7 +87,6 @@ class Runner:
         self._started = job.status is Status.RUNNING
         self._timers: list[asyncio.TimerHandle] = []
         self._progress = 0
-        self._out_of_memory = False
         self._over = False
         self._unkillable: list[asyncio.Future[Any]] = []
         if job.stop:
@@ -153,7 +151,7 @@ class Runner:
         launch = Launch.load(self.directory.launch.read_text())
         try:
             if adopted is not None:
-                return await self._supervise(adopted)
+                return await self._take_over(adopted)
             self.python = python = await self._unless_stopped(self._install(launch))
             grant = await self._unless_stopped(self._host.admit(self))
             with contextlib.closing(Rendezvous()) as rendezvous:
@@ -164,6 +162,13 @@ class Runner:
                 self._host.tasks.create_task(self._release_late())
             else:
                 self._host.release(self.uid)
+
+    async def _take_over(self, ranks: dict[int, RankProcess | Exit]) -> Outcome:
+        self._host.marks.add(self.directory.attempt(self.attempt), ranks)
+        if not self._started:
+            # Its supervisor died between the start of the last rank and the record of it.
+            await self._record_started(ranks, read_launched(self.directory, self.attempt).devices)
+        return await self._supervise(ranks)
 
     async def _release_late(self) -> None:
         await asyncio.wait(self._unkillable)
@@ -240,10 +245,26 @@ class Runner:
         environ = launch.job_environ(self.spec)
         key, fresh = self._zygote(launch, python, environ)
         children = await self._children(key)
+        processes = {rank: RankProcess.of_child(child) for rank, child in enumerate(children)}
+        try:
+            await self._become(launch, python, grant, port, children, fresh)
+            await self._record_started(processes, grant.devices)
+        except Exception:
+            for child in children:
+                child.dismiss()
+            await self._abandon(processes)
+            raise
+        return dict(processes)
+
+    async def _become(
+        self, launch: Launch, python: str, grant: Grant, port: int, children: list[Child], fresh: bool
+    ) -> None:
+        """Turn the children into the ranks of this attempt."""
+        environ = launch.job_environ(self.spec)
         attempt = self.directory.attempt(self.attempt)
         attempt.mkdir(mode=0o700, exist_ok=True)
         nonce = secrets.token_hex(4)
-        (attempt / "launch").write_text(f"{nonce}\n{python}\n")
+        write_launched(self.directory, self.attempt, nonce, python, grant.devices)
         self._host.marks.add(attempt, range(self.world_size))
         for rank, child in enumerate(children):
             devices = grant.devices[rank // (self.spec.num_proc_per_node or 1)] if grant.devices else ()
@@ -252,9 +273,21 @@ class Runner:
             if fresh:
                 context = write_exec_context(context, python, _WORKER)
             await child.become({**context, "env": {**environ, **own}})
-        processes = [RankProcess.of_child(child) for child in children]
-        await self._record_started(processes, grant.devices)
-        return dict(enumerate(processes))
+
+    async def _abandon(self, processes: dict[int, RankProcess]) -> None:
+        """End what runs before the job is given up: nobody would look after it any more."""
+        self._host.marks.remove(self.directory.attempt(self.attempt))
+        for process in processes.values():
+            process.kill()
+        ends = {rank: process.exit for rank, process in processes.items()}
+        await asyncio.wait(ends.values(), timeout=UNKILLABLE_AFTER)
+        for rank, process in processes.items():
+            if process.exit.done():
+                await process.end_tree(self._mark(rank))
+
+    def _mark(self, rank: int) -> str:
+        """What only processes of this rank have in their environment."""
+        return f"KFASYNC_REPORT_FILE={self.directory.rank_file(self.attempt, rank, 'report')}"
 
     def _zygote(self, launch: Launch, python: str, environ: dict[str, str]) -> tuple[ZygoteKey, bool]:
         """Which zygote serves the job, and whether its ranks must be fresh interpreters after all."""
@@ -275,22 +308,20 @@ class Runner:
             raise
         return taken
 
-    async def _record_started(self, ranks: list[RankProcess], devices: tuple[tuple[str, ...], ...] = ()) -> None:
-        nproc = self.spec.num_proc_per_node or 1
-        infos = tuple(
-            RankInfo(
-                node=rank // nproc,
-                rank=rank,
-                local_rank=rank % nproc,
-                pid=process.identity.pid,
-                start_time=process.identity.start,
-                boot_id=process.identity.boot,
-                devices=devices[rank // nproc] if devices else (),
-            )
-            for rank, process in enumerate(ranks)
-        )
+    async def _record_started(
+        self, ranks: Mapping[int, RankProcess | Exit], devices: tuple[tuple[str, ...], ...]
+    ) -> None:
+        infos = tuple(self._rank_info(rank, ranks[rank], devices) for rank in sorted(ranks))
         self._started = True
         await self._record(self.event(events.JobStarted, ranks=infos))
+
+    def _rank_info(self, rank: int, process: RankProcess | Exit, devices: tuple[tuple[str, ...], ...]) -> RankInfo:
+        node, local_rank = divmod(rank, self.spec.num_proc_per_node or 1)
+        info = RankInfo(node=node, rank=rank, local_rank=local_rank, devices=devices[node] if devices else ())
+        if isinstance(process, Exit):
+            return info
+        pid, start, boot = process.identity
+        return replace(info, pid=pid, start_time=start, boot_id=boot)
 
     async def _supervise(self, ranks: dict[int, RankProcess | Exit]) -> Outcome:
         """Feed the gang until it has an outcome, and record each end."""
@@ -322,6 +353,9 @@ class Runner:
                     return await self._ended(outcome, value if isinstance(value, Exit) else None)
                 if isinstance(value, Exit):
                     await self._record(self._exit_event(value))
+        except Exception:
+            await self._abandon(processes)
+            raise
         finally:
             for timer in timers:
                 timer.cancel()
@@ -348,13 +382,12 @@ class Runner:
     async def _rank_exit(self, rank: int, process: RankProcess) -> Exit:
         code = process.exit.result()
         out_of_memory = code == -signal.SIGKILL and process.oom_killed
-        report = self.directory.rank_file(self.attempt, rank, "report")
-        await process.end_tree(f"KFASYNC_REPORT_FILE={report}")
+        await process.end_tree(self._mark(rank))
         record = self._exit_record(rank)
         if code is None:
             code = record.get("code")
-        self._out_of_memory = out_of_memory
-        return Exit(rank, code, float(record.get("time") or time.time()), bool(record.get("exception")))
+        when = float(record.get("time") or time.time())
+        return Exit(rank, code, when, bool(record.get("exception")), out_of_memory)
 
     def _exit_record(self, rank: int) -> dict[str, Any]:
         return read_exit_record(
@@ -396,7 +429,7 @@ class Runner:
         record = self._exit_record(first.rank)
         exception = str(record.get("exception", ""))
         reason, message = str(record.get("reason") or "Error"), exception
-        if self._out_of_memory:
+        if first.out_of_memory:
             reason, message = "OOMKilled", "the kernel killed it because memory ran out"
         elif first.code is None:
             reason, message = "Lost", "it ended while no supervisor was there to see how, and left no record"
@@ -440,43 +473,3 @@ class Runner:
             event.key == "end" or isinstance(event, events.JobSuspended) for event in happened
         )
         await self._host.record(*happened)
-
-
-def read_claims(directory: JobDir, attempt: int, world_size: int) -> dict[int, RankProcess | Exit | None] | None:
-    """What became of the ranks of an attempt that an earlier supervisor began.
-
-    Every rank that had not started yet is fenced: it can't start any more.
-
-    Returns:
-        For each rank the running process, its end, or None when it never started; None when nothing was launched.
-    """
-    try:
-        nonce, *_ = (directory.attempt(attempt) / "launch").read_text().splitlines()
-    except FileNotFoundError:
-        return None
-    return {rank: _read_claim(directory, attempt, rank, nonce) for rank in range(world_size)}
-
-
-def read_python(directory: JobDir, attempt: int) -> str:
-    """The interpreter that an attempt of an earlier supervisor runs."""
-    _, python = (directory.attempt(attempt) / "launch").read_text().splitlines()
-    return python
-
-
-def _read_claim(directory: JobDir, attempt: int, rank: int, nonce: str) -> RankProcess | Exit | None:
-    claim = claim_file(directory, attempt, rank, nonce)
-    try:
-        claim.touch(mode=0o600, exist_ok=False)
-    except FileExistsError:
-        try:
-            told = json.loads(claim.read_text())
-            identity = _process.Identity(told["pid"], told["start_time"], told["boot_id"])
-        except (ValueError, KeyError):
-            return None  # an earlier supervisor's fence
-        process = RankProcess.adopt(identity)
-        if process is not None:
-            return process
-        files = (directory.rank_file(attempt, rank, kind) for kind in ("exit", "error"))
-        record = read_exit_record(*files)
-        return Exit(rank, record.get("code"), float(record.get("time") or time.time()), bool(record.get("exception")))
-    return None

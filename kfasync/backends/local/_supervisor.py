@@ -21,6 +21,7 @@ from typing import Any
 
 from kfasync import __version__, events, log
 from kfasync.backends.local import _process
+from kfasync.backends.local._claims import read_claims, read_launched
 from kfasync.backends.local._collector import collect
 from kfasync.backends.local._devices import find_gpus
 from kfasync.backends.local._gang import Exit
@@ -30,7 +31,7 @@ from kfasync.backends.local._marks import Marks
 from kfasync.backends.local._packages import Environments
 from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._reaper import Reaper
-from kfasync.backends.local._runner import Runner, read_claims, read_python, stop_reason
+from kfasync.backends.local._runner import Runner, stop_reason
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
 from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
 from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, JournalError, KfasyncError
@@ -66,7 +67,7 @@ class Supervisor:
         self._connections: set[_Connection] = set()
         self._ended = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
-        self._log = log.get("local.supervisor")
+        self.log = log.get("local.supervisor")
 
     async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
         """Serve until stopped or idle.
@@ -108,7 +109,7 @@ class Supervisor:
                 await self.zygotes.aclose()
                 raise _Leave
         except* _Leave:
-            self._log.info("supervisor_ended")
+            self.log.info("supervisor_ended")
         finally:
             reaper.stop()
             await self.journal.aclose()
@@ -123,7 +124,7 @@ class Supervisor:
                 await self.journal.append(happened)
                 return
             except JournalError as error:
-                self._log.error("journal_refused", error=str(error), retry_in=delay)
+                self.log.error("journal_refused", error=str(error), retry_in=delay)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _MAX_RETRY_DELAY)
 
@@ -163,7 +164,7 @@ class Supervisor:
             await runner.run(adopted)
         except Exception as error:
             # One job must not take the others down with it, whatever it is that we did not foresee.
-            self._log.error("job_broke", job=runner.name, error=repr(error), exc_info=True)
+            self.log.error("job_broke", job=runner.name, error=repr(error), exc_info=True)
             reason = "ENOSPC" if isinstance(error, OSError) and error.errno == errno.ENOSPC else "Error"
             await self.record(runner.event(events.JobFailed, reason=reason, message=f"{type(error).__name__}: {error}"))
         finally:
@@ -216,7 +217,7 @@ class Supervisor:
         await self._collect_environments()
         removed = await collect(self.home, self.journal, self.settings)
         if removed:
-            self._log.info("jobs_collected", count=removed)
+            self.log.info("jobs_collected", count=removed)
 
     async def _collect_environments(self) -> None:
         await self.environments.collect([Path(runner.python) for runner in self._runners.values() if runner.python])
@@ -229,7 +230,12 @@ class Supervisor:
             await self.record(lost)
             return set()
         spec = job.job_spec
-        claims = read_claims(directory, job.attempt, spec.num_nodes * (spec.num_proc_per_node or 1))
+        try:
+            claims = read_claims(directory, job.attempt, spec.num_nodes * (spec.num_proc_per_node or 1))
+        except ValueError as error:
+            self.log.error("launch_unreadable", job=job.name, error=str(error))
+            await self.record(lost)
+            return set()
         ranks = {rank: claim for rank, claim in (claims or {}).items() if claim is not None}
         running = [rank for rank in ranks.values() if isinstance(rank, RankProcess)]
         if not ranks and job.status is Status.RUNNING:
@@ -246,12 +252,11 @@ class Supervisor:
                 rank.kill()
             await self.record(lost)
         else:
-            self._log.warning("job_adopted", job=job.name, running=len(running))
-            nproc = spec.num_proc_per_node or 1
-            devices = [rank.devices for rank in job.ranks if rank.rank % nproc == 0]
+            self.log.warning("job_adopted", job=job.name, running=len(running))
+            launched = read_launched(directory, job.attempt)
             runner = self._start(job, ranks)
-            runner.python = read_python(directory, job.attempt)
-            self._admission.adopt(job.uid, runner.claim, devices)
+            runner.python = launched.python
+            self._admission.adopt(job.uid, runner.claim, launched.devices)
         return {rank.cgroup for rank in running if rank.cgroup is not None}
 
     # ---------------------------------------------------------------- requests
@@ -424,18 +429,20 @@ class _Connection(FrameProtocol):
         self._supervisor.tasks.create_task(self._answer(header, blob))
 
     async def _answer(self, header: dict[str, Any], blob: bytes) -> None:
-        number = header["id"]
-        operation = _OPERATIONS.get(header["op"])
+        number, op = header.get("id"), header.get("op", "")
         try:
+            operation = _OPERATIONS.get(op)
             if operation is None:
-                raise BackendError(f"this supervisor (kfasync {__version__}) does not know {header['op']!r}")
+                raise BackendError(f"this supervisor (kfasync {__version__}) does not know {op!r}")
             reply: dict[str, Any] = {"id": number, "ok": await operation(self._supervisor, header, blob)}
         except KfasyncError as error:
             args = [error.name, error.place] if isinstance(error, JobExistsError | JobNotFoundError) else [str(error)]
             reply = {"id": number, "error": {"type": type(error).__name__, "args": args}}
-        except (LookupError, TypeError, ValueError, OSError) as error:
-            # A request that this version can't read, or a disk that refuses, is the client's to know of.
-            message = f"the supervisor can't carry out {header['op']!r}: {error!r}"
+        except Exception as error:
+            # A request that this version can't read, or a disk that refuses, is the client's to know of; no request may
+            # end the supervisor.
+            self._supervisor.log.warning("request_broke", op=op, error=repr(error))
+            message = f"the supervisor can't carry out {op!r}: {error!r}"
             reply = {"id": number, "error": {"type": "BackendError", "args": [message]}}
         if not self.transport.is_closing():
             self.send(reply)

@@ -6,20 +6,30 @@ import asyncio
 import os
 import select
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig, _process
+from kfasync.backends.local._gang import Exit, Gang
+from kfasync.backends.local._layout import Home
+from kfasync.backends.local._runner import Runner
 from kfasync.errors import JobFailedError
-from kfasync.events import StopRequested
+from kfasync.events import Event, JobFailed, StopRequested
 from kfasync.inotify import FileWatch
-from kfasync.state import Journal
+from kfasync.jobs import JobSpec
+from kfasync.state import JobState, Journal
 from kfasync.trainer import AsyncTrainerClient
 from tests.backends.local.conftest import end_supervisors
+
+if TYPE_CHECKING:
+    from kfasync.backends.local._supervisor import Supervisor
 
 pytestmark = pytest.mark.anyio
 
@@ -137,3 +147,36 @@ async def test_a_job_that_fills_the_disk_can_be_cancelled(small_disk: Path) -> N
         await cancelling
         with pytest.raises(JobFailedError, match="Cancelled"):
             await handle.wait(timeout=60)
+
+
+async def test_a_group_that_could_only_be_started_in_part_leaves_no_rank_behind(
+    client: AsyncTrainerClient, home: Path
+) -> None:
+    cores = len(os.sched_getaffinity(0))
+    first = await client.submit(train_func=wait_for_ever, resources_per_node={"cpu": cores})
+    await first.wait({"Running"}, timeout=60)
+    fresh = {"PYTHONNODEBUGRANGES": ""}
+    second = await client.submit(train_func=wait_for_ever, num_nodes=2, resources_per_node={"cpu": 1}, env=fresh)
+    job = home / "jobs" / second.uid
+    # The second rank's context can't be written.
+    (job / "private" / "context-1-1.json").mkdir()
+    await first.cancel()
+    with pytest.raises(JobFailedError):
+        await second.wait(timeout=60)
+    assert _process.kill_session(-1, f"KFASYNC_REPORT_FILE={job}/attempt-1/rank-0.report") == []
+
+
+def test_the_rank_that_ran_out_of_memory_is_told_though_others_ended_after_it(tmp_path: Path) -> None:
+    async def run() -> Event:
+        home = SimpleNamespace(place="here", home=Home(tmp_path))
+        job = JobState(place="here", name="job", uid="uid", spec=JobSpec(name="job", num_nodes=2).to_dict())
+        runner = Runner(cast("Supervisor", home), job)
+        gang = Gang(2, grace=1)
+        gang.exited(Exit(0, -signal.SIGKILL, 1.0, out_of_memory=True))
+        gang.exited(Exit(1, -signal.SIGTERM, 2.0))
+        assert gang.outcome is not None
+        return runner._end_event(gang.outcome)
+
+    told = asyncio.run(run())
+    assert isinstance(told, JobFailed)
+    assert (told.reason, told.rank) == ("OOMKilled", 0)
