@@ -163,7 +163,9 @@ class LocalBackend(Backend):
                 return pickle.load(file)
         except FileNotFoundError:
             raise ResultError(self._why_no_result(job, rank)) from None
-        except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
+        except ResultError:
+            raise
+        except Exception as error:  # Unpickling runs the value's own code, which may raise anything.
             raise ResultError(f"rank {rank} of job {job.name!r} returned what can't be loaded here: {error}") from error
 
     def _why_no_result(self, job: JobState, rank: int) -> str:
