@@ -34,7 +34,14 @@ from kfasync.backends.local._reaper import Reaper
 from kfasync.backends.local._runner import Runner, stop_reason
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
 from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
-from kfasync.errors import BackendError, JobExistsError, JobNotFoundError, JournalError, KfasyncError
+from kfasync.errors import (
+    BackendError,
+    BackendUnavailableError,
+    JobExistsError,
+    JobNotFoundError,
+    JournalError,
+    KfasyncError,
+)
 from kfasync.events import Event
 from kfasync.jobs import JobSpec
 from kfasync.settings import Settings
@@ -273,6 +280,9 @@ class Supervisor:
         launch = Launch.of(request["launch"])
         directory = self.home.job(uid)
         try:
+        if directory.root.exists():
+            # Not ours to remove on failure. The client asks again, and by then it is known.
+            raise BackendUnavailableError(f"job {spec.name!r} is being submitted by an earlier request")
             directory.create(blob, launch.dump(), spec.num_nodes)
             self._warm(launch)
             event = events.JobSubmitted(
@@ -341,7 +351,10 @@ class Supervisor:
         return {}
 
     async def delete(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
-        """Stop a job if it runs and remove everything of it; answers when it is gone."""
+        """Stop a job if it runs and remove everything of it; answers when it is gone. May be repeated."""
+        job = await self.journal.job_by_uid(request["uid"])
+        if job is not None and job.deleted:
+            return {}
         job = await self._known(request)
         await self.stop({**request, "cause": "cancel"}, b"")
         after = job.cursor
