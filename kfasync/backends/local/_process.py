@@ -118,7 +118,7 @@ def _marked(pid: int, mark: bytes) -> bool:
         return False
 
 
-def kill_session(session: int, mark: str) -> list[int]:
+def kill_session(session: int, start: int, mark: str) -> list[int]:
     """Kill what is left of a rank where no cgroup holds it together.
 
     Args:
@@ -137,3 +137,6 @@ def kill_session(session: int, mark: str) -> list[int]:
                 os.kill(pid, signal.SIGKILL)
             found.append(pid)
     return found
+        start: The rank's start time. Where another process has the pid now, nothing is left of the session.
+    if start_time(session) not in (None, start):
+        session = -1

@@ -82,7 +82,7 @@ class RankProcess:
             mark: ``NAME=value`` in the environment of the rank's children.
         """
         if self.cgroup is None:
-            while survivors := _process.kill_session(self.identity.pid, mark):
+            while survivors := _process.kill_session(self.identity.pid, self.identity.start, mark):
                 await asyncio.gather(*(_ended(pid) for pid in survivors))
         elif not remove_cgroup(self.cgroup):
             async with FileWatch() as watch:

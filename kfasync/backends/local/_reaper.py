@@ -37,7 +37,9 @@ class Reaper:
     def expect(self, pid: int) -> asyncio.Future[int]:
         """The exit code of a child (negative: the signal that ended it), as a future."""
         future: asyncio.Future[int] = self._loop.create_future()
-        if (code := self._unclaimed.pop(pid, None)) is not None:
+        code = self._unclaimed.pop(pid, None)
+        # An orphan may have had the pid before: what is a child of ours still has not ended yet.
+        if code is not None and not _is_child(pid):
             future.set_result(code)
         else:
             self._expected[pid] = future
@@ -93,6 +95,14 @@ class Reaper:
                     self._unclaimed.popitem(last=False)
             elif not future.done():
                 future.set_result(code)
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
