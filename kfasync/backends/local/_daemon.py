@@ -47,6 +47,7 @@ def main() -> None:
         os.write(pipe, b"busy\n")
         _wait_for_lock(lock, pipe)
     _log_to_stderr()
+    _process.leave_rank()
     _process.become_subreaper()
     listener = socket.socket(socket.AF_UNIX)
     # Bound under another name and renamed when it listens: whoever sees the socket can connect.

@@ -220,7 +220,7 @@ async def _spawned(home: Home) -> AsyncIterator[asyncio.StreamReader]:
         with open(home.log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as sink:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _PROGRAM, package_parent, str(writer)],
-                env={**os.environ, "KFASYNC_HOME": str(home.root)},
+                env=_environment(home),
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -241,6 +241,14 @@ async def _spawned(home: Home) -> AsyncIterator[asyncio.StreamReader]:
         transport.close()
         # It forked and left before it could say anything; this only takes its zombie away.
         process.wait()
+
+
+def _environment(home: Home) -> dict[str, str]:
+    # Without what marks the processes of a rank, which may be the client: they end with it.
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("KFASYNC_REPORT_FILE", "KFASYNC_STOP_FILE")
+    }
+    return {**kept, "KFASYNC_HOME": str(home.root)}
 
 
 def _error(told: dict[str, Any]) -> Exception:

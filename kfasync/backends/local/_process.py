@@ -16,7 +16,17 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Identity", "become_subreaper", "boot_id", "cgroup_base", "cgroup_mount", "kill_session", "start_time"]
+__all__ = [
+    "Identity",
+    "become_subreaper",
+    "boot_id",
+    "cgroup_base",
+    "cgroup_mount",
+    "cgroup_name",
+    "kill_session",
+    "leave_rank",
+    "start_time",
+]
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -82,6 +92,25 @@ def cgroup_mount() -> Path | None:
     return next((Path(fields[4]) for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
 
 
+def cgroup_name(home: Path) -> str:
+    """The name of a home's cgroup, which no other home on this machine has."""
+    stat = os.stat(home)
+    return f"kfasync-{stat.st_dev:x}-{stat.st_ino}"
+
+
+def _own_cgroup() -> str | None:
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        return next((line[3:].strip() for line in file if line.startswith("0::")), None)
+
+
+def leave_rank() -> None:
+    """Go where a rank's end does not reach, when a rank was the client that started this process."""
+    mount, own = cgroup_mount(), _own_cgroup()
+    if mount is not None and own is not None and (at := own.find("/kfasync-")) >= 0:
+        with contextlib.suppress(OSError):
+            (mount / own[:at].lstrip("/") / "cgroup.procs").write_text("0")
+
+
 def cgroup_base(name: str) -> Path | None:
     """A cgroup v2 directory below our own in which this process may make groups, or None.
 
@@ -91,8 +120,7 @@ def cgroup_base(name: str) -> Path | None:
     mount = cgroup_mount()
     if mount is None:
         return None
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        own = next((line[3:].strip() for line in file if line.startswith("0::")), None)
+    own = _own_cgroup()
     if own is None:
         return None
     base = mount / own.lstrip("/") / name
@@ -123,6 +151,7 @@ def kill_session(session: int, start: int, mark: str) -> list[int]:
 
     Args:
         session: The rank's pid, which is its session's id.
+        start: The rank's start time. Where another process has the pid now, nothing is left of the session.
         mark: ``NAME=value`` that only processes of this rank have in their environment: finds those that left the
             session.
 
@@ -131,12 +160,11 @@ def kill_session(session: int, start: int, mark: str) -> list[int]:
     """
     own, found = os.getpid(), []
     wanted = mark.encode()
+    if start_time(session) not in (None, start):
+        session = -1
     for pid, fields in _processes():
         if pid != own and fields[0] not in "ZX" and (int(fields[3]) == session or _marked(pid, wanted)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             found.append(pid)
     return found
-        start: The rank's start time. Where another process has the pid now, nothing is left of the session.
-    if start_time(session) not in (None, start):
-        session = -1

@@ -84,7 +84,7 @@ class Supervisor:
             ready: Called when requests can be answered.
         """
         loop = asyncio.get_running_loop()
-        cgroups = Cgroups(_process.cgroup_base(f"kfasync-{os.stat(self.home.root).st_ino}"))
+        cgroups = Cgroups(_process.cgroup_base(_process.cgroup_name(self.home.root)))
         reaper = Reaper()
         reaper.start()
         gpus = find_gpus(self.settings.gpus)
@@ -119,6 +119,7 @@ class Supervisor:
             self.log.info("supervisor_ended")
         finally:
             reaper.stop()
+            cgroups.close()
             await self.journal.aclose()
 
     # ---------------------------------------------------------------- what a runner needs
@@ -279,10 +280,10 @@ class Supervisor:
             return {"uid": existing.uid}
         launch = Launch.of(request["launch"])
         directory = self.home.job(uid)
-        try:
         if directory.root.exists():
             # Not ours to remove on failure. The client asks again, and by then it is known.
             raise BackendUnavailableError(f"job {spec.name!r} is being submitted by an earlier request")
+        try:
             directory.create(blob, launch.dump(), spec.num_nodes)
             self._warm(launch)
             event = events.JobSubmitted(

@@ -48,6 +48,8 @@ _NOT_IMPORT = ("TORCHELASTIC_",)
 _AHEAD = 2
 # How many zygotes in a row may die over one rank before its job is told.
 _TRIES = 4
+# Seconds that an unused child gets to leave; it takes a millisecond.
+_LEAVE_TIMEOUT = 1.0
 
 _log = log.get("local.zygotes")
 
@@ -275,8 +277,7 @@ class _Zygote:
     async def close(self) -> None:
         """End the zygote and its unused children."""
         self.dead = True
-        for fork in self._ahead:
-            fork.add_done_callback(_dismiss)
+        forks = list(self._ahead)
         self._ahead.clear()
         if not self._exit.done():
             # It would leave by itself at the socket's end, but not while it imports.
@@ -286,6 +287,11 @@ class _Zygote:
         if self._control.fileno() >= 0:
             self._loop.remove_reader(self._control)
             self._control.close()
+        # By now each was answered or has failed.
+        for child in [await fork for fork in forks if not fork.cancelled()]:
+            if isinstance(child, Child):
+                child.dismiss()
+                await asyncio.wait([child.exit], timeout=_LEAVE_TIMEOUT)
 
 
 class Zygotes:
@@ -393,6 +399,12 @@ class Cgroups:
         """Remove a group whose only process, if there is one, is about to leave."""
         if cgroup is not None and not remove_cgroup(cgroup):
             self._unremoved.append(cgroup)
+
+    def close(self) -> None:
+        """Remove the directory of all groups, unless ranks are in it that go on."""
+        if self.base is not None:
+            with contextlib.suppress(OSError):
+                self.base.rmdir()
 
     def leftovers(self) -> Iterable[Path]:
         """Groups that an earlier supervisor left."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -18,13 +20,16 @@ import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig, _process
 from kfasync.backends.local._gang import Exit, Gang
+from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home
+from kfasync.backends.local._link import Link
 from kfasync.backends.local._runner import Runner
-from kfasync.errors import JobFailedError
+from kfasync.errors import BackendUnavailableError, JobFailedError, ResultError
 from kfasync.events import Event, JobFailed, StopRequested
 from kfasync.inotify import FileWatch
 from kfasync.jobs import JobSpec
 from kfasync.state import JobState, Journal
+from kfasync.testing import chaos
 from kfasync.trainer import AsyncTrainerClient
 from tests.backends.local.conftest import end_supervisors
 
@@ -163,7 +168,7 @@ async def test_a_group_that_could_only_be_started_in_part_leaves_no_rank_behind(
     await first.cancel()
     with pytest.raises(JobFailedError):
         await second.wait(timeout=60)
-    assert _process.kill_session(-1, f"KFASYNC_REPORT_FILE={job}/attempt-1/rank-0.report") == []
+    assert _process.kill_session(-1, 0, f"KFASYNC_REPORT_FILE={job}/attempt-1/rank-0.report") == []
 
 
 def test_the_rank_that_ran_out_of_memory_is_told_though_others_ended_after_it(tmp_path: Path) -> None:
@@ -180,3 +185,81 @@ def test_the_rank_that_ran_out_of_memory_is_told_though_others_ended_after_it(tm
     told = asyncio.run(run())
     assert isinstance(told, JobFailed)
     assert (told.reason, told.rank) == ("OOMKilled", 0)
+
+
+async def test_a_request_whose_answer_was_lost_may_be_sent_again(client: AsyncTrainerClient, home: Path) -> None:
+    handle = await client.submit(train_func=wait_for_ever)
+    job = await handle.wait({"Running"}, timeout=60)
+    link = Link(Home(home))
+    for _ in range(2):
+        await link.request("delete", uid=job.uid, name=job.name)
+    launch = Launch(python=sys.executable, environ={})
+    again = {"uid": "twice", "spec": {**job.spec, "name": "twice"}, "digest": "d", "launch": vars(launch)}
+    with contextlib.suppress(BackendUnavailableError):
+        await asyncio.gather(*(link.request("submit", b"", **again) for _ in range(2)), return_exceptions=True)
+    await link.request("submit", b"", **again)
+    assert (home / "jobs" / "twice" / "payload").exists()
+    await link.request("delete", uid="twice", name="twice")
+    await link.aclose()
+
+
+class Particular(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("built from two values, but its pickle holds one")
+
+
+def return_what_cannot_be_loaded() -> object:
+    return Particular(1, 2)
+
+
+async def test_a_result_that_cannot_be_loaded_is_a_result_error(client: AsyncTrainerClient) -> None:
+    handle = await client.submit(train_func=return_what_cannot_be_loaded)
+    with pytest.raises(ResultError, match="loaded"):
+        await handle.result()
+
+
+def become_the_supervisors_parent() -> int:
+    import asyncio
+    import os
+    import signal
+
+    from kfasync import settings
+    from kfasync.backends.local._layout import Home
+    from kfasync.backends.local._link import Link
+
+    async def main() -> int:
+        link = Link(Home(settings.load().home))
+        os.kill((await link.request("status"))["pid"], signal.SIGKILL)
+        pid: int = (await link.request("status"))["pid"]
+        return pid
+
+    return asyncio.run(main())
+
+
+async def test_a_supervisor_that_a_rank_had_to_start_outlives_the_rank(own_home: Path) -> None:
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        other = await client.submit(train_func=wait_for_ever)
+        await other.wait({"Running"}, timeout=60)
+        handle = await client.submit(train_func=become_the_supervisors_parent, env={"KFASYNC_HOME": str(own_home)})
+    # Nobody else may start one.
+    journal = await Journal.open(own_home / "journal.sqlite3")
+    async with asyncio.timeout(30):
+        after = await journal.head()
+        while (state := await journal.job_by_uid(handle.uid)) is None or not state.terminal:
+            after = await journal.changed(after)
+    await journal.aclose()
+    supervisor = await chaos.supervisor(own_home)
+    assert supervisor is not None
+    assert supervisor.alive
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        assert await (await client.attach(handle.name)).result() == supervisor.pid
+        assert (await client.attach(other.name)) is not None
+
+
+async def test_a_supervisor_leaves_no_cgroup_behind(own_home: Path) -> None:
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        await (await client.submit(train_func=return_what_cannot_be_loaded)).wait(timeout=60)
+    mount = _process.cgroup_mount() or own_home
+    name = _process.cgroup_name(own_home)
+    end_supervisors(own_home)
+    assert list(mount.rglob(name)) == []
