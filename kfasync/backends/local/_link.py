@@ -171,10 +171,11 @@ class Link:
             return None
         try:
             await client.hello
-        except BaseException as error:
+        except ConnectionError:
+            return None
+        except BaseException:
+            # Nobody would close it, and a supervisor with a client never becomes idle.
             transport.close()
-            if isinstance(error, ConnectionError):
-                return None
             raise
         return client
 
