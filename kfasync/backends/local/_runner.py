@@ -382,7 +382,12 @@ class Runner:
     async def _rank_exit(self, rank: int, process: RankProcess) -> Exit:
         code = process.exit.result()
         out_of_memory = code == -signal.SIGKILL and process.oom_killed
-        await process.end_tree(self._mark(rank))
+        try:
+            async with asyncio.timeout(UNKILLABLE_AFTER):
+                await process.end_tree(self._mark(rank))
+        except TimeoutError:
+            # It hangs in the kernel; the job, whose rank has ended, must not hang with it.
+            _log.warning("descendants_unkillable", job=self.name, rank=rank)
         record = self._exit_record(rank)
         if code is None:
             code = record.get("code")

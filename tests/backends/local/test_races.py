@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from kfasync.backends.local import LocalProcessBackendConfig, _process
+from kfasync.backends.local import LocalProcessBackendConfig, _process, _runner
 from kfasync.backends.local._gang import Exit, Gang
 from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home
 from kfasync.backends.local._link import Link
+from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._runner import Runner
 from kfasync.errors import BackendUnavailableError, JobFailedError, ResultError
 from kfasync.events import Event, JobFailed, StopRequested
@@ -263,3 +264,38 @@ async def test_a_supervisor_leaves_no_cgroup_behind(own_home: Path) -> None:
     name = _process.cgroup_name(own_home)
     end_supervisors(own_home)
     assert list(mount.rglob(name)) == []
+
+
+async def test_a_grandchild_that_cannot_be_killed_holds_up_the_end_for_a_bounded_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stuck(RankProcess):
+        async def end_tree(self, mark: str) -> None:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(_runner, "UNKILLABLE_AFTER", 0.1)
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended.set_result(0)
+    host = SimpleNamespace(place="here", home=Home(tmp_path))
+    job = JobState(place="here", name="job", uid="uid", spec=JobSpec(name="job").to_dict())
+    runner = Runner(cast("Supervisor", host), job)
+    exit_ = await asyncio.wait_for(runner._rank_exit(0, Stuck(_process.Identity(1, 1, ""), None, ended)), 5)
+    assert exit_.code == 0
+
+
+async def test_a_client_that_gives_up_while_it_connects_leaves_no_connection(own_home: Path) -> None:
+    home = Home(own_home)
+    home.create()
+    gone = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(4096):
+            pass
+        writer.close()
+        gone.set()
+
+    link = Link(home)
+    async with await asyncio.start_unix_server(say_nothing, home.socket):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.request("status"), 0.2)
+        await asyncio.wait_for(gone.wait(), 5)
