@@ -11,7 +11,7 @@ from kfasync.backends.local._layout import Home
 from kfasync.settings import Settings
 from kfasync.state import JobState, Journal
 
-__all__ = ["collect", "expired"]
+__all__ = ["collect", "collect_jobs", "expired"]
 
 
 def expired(jobs: list[JobState], settings: Settings, now: float) -> list[JobState]:
@@ -23,7 +23,17 @@ def expired(jobs: list[JobState], settings: Settings, now: float) -> list[JobSta
 
 
 async def collect(home: Home, journal: Journal, settings: Settings) -> int:
-    """Remove expired jobs and orphaned directories. Returns how many jobs went."""
+    """Remove expired jobs and orphaned directories, while none is being submitted. Returns how many jobs went."""
+    known = {job.uid for job in await journal.jobs(home.place)}
+    gone = await collect_jobs(home, journal, settings)
+    for path in home.jobs.iterdir():
+        if path.name not in known:
+            await asyncio.to_thread(shutil.rmtree, path, True)
+    return gone
+
+
+async def collect_jobs(home: Home, journal: Journal, settings: Settings) -> int:
+    """Remove expired jobs. Returns how many went."""
     jobs = await journal.jobs(home.place)
     gone = expired(jobs, settings, time.time())
     for job in gone:
@@ -32,8 +42,4 @@ async def collect(home: Home, journal: Journal, settings: Settings) -> int:
     await journal.append(
         [events.JobDeleted(place=home.place, job=j.name, uid=j.uid, attempt=j.attempt, time=now) for j in gone]
     )
-    known = {job.uid for job in jobs}
-    for path in home.jobs.iterdir():
-        if path.name not in known:
-            await asyncio.to_thread(shutil.rmtree, path, True)
     return len(gone)

@@ -22,7 +22,7 @@ from typing import Any
 from kfasync import __version__, events, log
 from kfasync.backends.local import _process
 from kfasync.backends.local._claims import read_claims, read_launched
-from kfasync.backends.local._collector import collect
+from kfasync.backends.local._collector import collect, collect_jobs
 from kfasync.backends.local._devices import find_gpus
 from kfasync.backends.local._gang import Exit
 from kfasync.backends.local._launch import Launch
@@ -74,6 +74,7 @@ class Supervisor:
         self._connections: set[_Connection] = set()
         self._ended = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
+        self._ends = 0
         self.log = log.get("local.supervisor")
 
     async def serve(self, listener: socket.socket, ready: Callable[[], None]) -> None:
@@ -181,6 +182,17 @@ class Supervisor:
         if Path(runner.python).is_relative_to(self.home.environments):
             await self._collect_environments()
         await self._settle(runner.uid)
+        await self._collect_jobs()
+
+    async def _collect_jobs(self) -> None:
+        """Keep to the limits also while jobs come and go for weeks."""
+        self._ends += 1
+        # A tenth more than the limit, so that not every end costs a look at all jobs.
+        if self._ends % max(1, self.settings.keep_jobs // 10) == 0:
+            try:
+                await collect_jobs(self.home, self.journal, self.settings)
+            except JournalError as error:
+                self.log.warning("jobs_uncollected", error=str(error))
 
     async def _settle(self, uid: str) -> None:
         """Clean up behind a job that has stopped. One that was cancelled while it was being suspended ends now."""

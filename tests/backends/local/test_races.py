@@ -26,7 +26,7 @@ from kfasync.backends.local._link import Link
 from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._runner import Runner
 from kfasync.errors import BackendUnavailableError, JobFailedError, ResultError
-from kfasync.events import Event, JobFailed, StopRequested
+from kfasync.events import Event, JobDeleted, JobFailed, StopRequested
 from kfasync.inotify import FileWatch
 from kfasync.jobs import JobSpec
 from kfasync.state import JobState, Journal
@@ -299,3 +299,19 @@ async def test_a_client_that_gives_up_while_it_connects_leaves_no_connection(own
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(link.request("status"), 0.2)
         await asyncio.wait_for(gone.wait(), 5)
+
+
+async def test_old_jobs_are_collected_while_the_supervisor_runs(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFASYNC_KEEP_JOBS", "2")
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        handles = []
+        for _ in range(5):
+            handles.append(await client.submit(train_func=return_what_cannot_be_loaded))
+            await handles[-1].wait(timeout=60)
+        async with asyncio.timeout(20), aclosing(client.events(since=0, job=None)) as happened:
+            async for event in happened:
+                if isinstance(event, JobDeleted) and event.uid == handles[2].uid:
+                    break
+        assert sorted(path.name for path in (own_home / "jobs").iterdir()) == sorted(h.uid for h in handles[3:])
