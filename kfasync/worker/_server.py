@@ -93,7 +93,8 @@ def _handle(connection: socket.socket, token: str) -> int:
     length = headers.get("content-length", "")
     if not (length.isascii() and length.isdigit()):
         return 411
-    if int(length) > _BODY_LIMIT:
+    # More digits than that are no number to int().
+    if len(length) > 9 or int(length) > _BODY_LIMIT:
         return 413
     if headers.get("expect", "").lower() == "100-continue":
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -131,7 +132,7 @@ def _record(body: bytes) -> int:
         status = json.loads(body)["trainerStatus"]
         percent, remaining = (_float(status.get(key)) for key in ("progressPercentage", "estimatedRemainingSeconds"))
         values = _metrics(status.get("metrics") or [])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return 400
     try:
         if values:
@@ -154,6 +155,6 @@ def _metrics(entries: list[dict[str, Any]]) -> dict[str, float]:
     for entry in entries:
         try:
             values[str(entry["name"])] = float(entry["value"])
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
     return values

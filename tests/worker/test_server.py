@@ -102,8 +102,10 @@ def test_what_is_no_status_is_refused_and_the_server_goes_on(ranks: Ranks) -> No
             post(b"[" * 50_000),
             post(b'{"trainerStatus": {"progressPercentage": "much"}}'),
             post(b'{"trainerStatus": {"metrics": [3]}}'),
+            post(b'{"trainerStatus": {"progressPercentage": 1%b}}' % (b"0" * 400)),
             ask(b"POST /status HTTP/1.1\r\n" + auth + b"\r\n"),
             ask(b"POST /status HTTP/1.1\r\n" + auth + b"Content-Length: 99999999\r\n\r\n"),
+            ask(b"POST /status HTTP/1.1\r\n" + auth + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n"),
             ask(b"POST /status HTTP/1.1\r\n" + auth + b"Content-Length: 10\r\n\r\n{"),
             ask(b"GET /status HTTP/1.1\r\n\r\n"),
             ask(b"POST /other HTTP/1.1\r\n\r\n"),
@@ -114,7 +116,7 @@ def test_what_is_no_status_is_refused_and_the_server_goes_on(ranks: Ranks) -> No
 
     ended = ranks.run(train)
     codes = [int(line.split()[1]) for line in ended.value]
-    assert codes == [401, 401, 400, 400, 400, 400, 400, 400, 411, 413, 400, 405, 404, 404, 404, 200]
+    assert codes == [401, 401, 400, 400, 400, 400, 400, 400, 400, 411, 413, 413, 400, 405, 404, 404, 404, 200]
     assert [line["p"] for line in ended.reports] == [1.0]
 
 
