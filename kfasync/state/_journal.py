@@ -208,6 +208,10 @@ class Journal:
                     return head, page
             self._check()
 
+    async def deleted(self, before: float) -> list[str]:
+        """Uids of the jobs that were deleted before a Unix time, for `forget`."""
+        return await self._ask(lambda store: store.deleted(before))
+
     async def forget(self, uids: Iterable[str]) -> None:
         """Drop deleted jobs and their events for ever; jobs that are not deleted stay."""
         gone = tuple(uids)

@@ -210,6 +210,13 @@ class Store:
         row = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
         return int(row[0]) if row else 0
 
+    def deleted(self, before: float) -> list[str]:
+        """Jobs whose last event is a deletion, or came behind one, before a Unix time."""
+        rows = self._connection.execute(
+            "SELECT jobs.uid FROM jobs JOIN events USING (cursor) WHERE jobs.deleted AND events.time < ?", (before,)
+        )
+        return [uid for (uid,) in rows]
+
     def forget(self, uids: Iterable[str]) -> None:
         """Drop deleted jobs with their events, within `writing`."""
         for uid in uids:

@@ -195,6 +195,13 @@ async def test_forgetting_drops_deleted_jobs_only_and_no_cursor_is_used_twice(jo
     assert recorded.cursor == 4
 
 
+async def test_deleted_names_the_jobs_that_were_deleted_long_ago(journal: Journal) -> None:
+    await journal.append([submitted(), submitted("old"), submitted("new")])
+    await journal.append([event(JobDeleted, "old", time=20.0), event(JobDeleted, "new", time=30.0)])
+    assert await journal.deleted(before=20.0) == []
+    assert await journal.deleted(before=30.0) == ["uid-old"]
+
+
 async def test_a_journal_opened_again_tells_the_same(journal: Journal, open_journal: Opener) -> None:
     await journal.append([submitted(), event(JobStarted), metric(0)])
     before = await journal.jobs()

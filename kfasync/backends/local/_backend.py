@@ -19,7 +19,7 @@ from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home
 from kfasync.backends.local._link import Link
 from kfasync.backends.local._logs import read_logs
-from kfasync.errors import ResultError, UnsupportedError
+from kfasync.errors import BackendUnavailableError, InvalidSpecError, ResultError, UnsupportedError
 from kfasync.events import Event
 from kfasync.jobs import JobSpec, Runtime
 from kfasync.payload import Payload
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from kfasync.backends.local._config import LocalProcessBackendConfig
 
 __all__ = ["LocalBackend"]
+
+# Seconds that a supervisor must live for its end to count as an accident, and not as its way.
+_PROOF = 1.0
+# Bytes of a pickled function or a script; it goes through one message to the supervisor.
+_PAYLOAD_LIMIT = 1000 << 20
 
 
 class LocalBackend(Backend):
@@ -45,6 +50,7 @@ class LocalBackend(Backend):
         self._settings = settings.load()
         self._home = Home(self._settings.home)
         self._link = Link(self._home)
+        self._doubtful = False
 
     @property
     def place(self) -> str:
@@ -57,6 +63,11 @@ class LocalBackend(Backend):
         await self._link.aclose()
 
     def check(self, spec: JobSpec, payload: Payload) -> None:
+        if len(payload.data) > _PAYLOAD_LIMIT:
+            raise InvalidSpecError(
+                f"the function and its arguments are {len(payload.data) >> 20} MiB, more than {_PAYLOAD_LIMIT >> 20}: "
+                "put the data into a file and pass its path"
+            )
         if spec.entry == "container":
             raise UnsupportedError(
                 "the local backend runs functions and scripts, not images: use CustomTrainer or script=, "
@@ -121,15 +132,28 @@ class LocalBackend(Backend):
 
     async def watch(self) -> AsyncIterator[Event | Synced]:
         """No events: the supervisor writes the journal. While jobs are alive it sees to it that there is one."""
+        loop = asyncio.get_running_loop()
         while True:
             head = await self._journal.head()
             alive = await self._journal.jobs(self.place, alive_only=True)
             lost = await self._link.connected() if alive else None
+            if lost is not None and self._doubtful:
+                await self._prove(lost)
             yield Synced(uids=frozenset(job.uid for job in alive))
-            if lost is not None:
-                await lost
-            else:
+            if lost is None:
                 await self._journal.changed(head)
+                continue
+            connected = loop.time()
+            await lost
+            self._doubtful = loop.time() - connected < _PROOF
+
+    async def _prove(self, lost: asyncio.Future[None]) -> None:
+        """The last supervisor died right after its start: the next one counts when it has lived for a while."""
+        died, _ = await asyncio.wait([lost], timeout=_PROOF)
+        if died:
+            # The watcher waits longer before each further try, and gives up some time.
+            raise BackendUnavailableError(f"the supervisor ends right after its start; see {self._home.log}")
+        self._doubtful = False
 
     def logs(self, job: JobState, query: LogQuery, done: asyncio.Event) -> AsyncIterator[LogLine]:
         return read_logs(self._home.job(job.uid).root, job, query, done)

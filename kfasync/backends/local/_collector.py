@@ -13,12 +13,14 @@ from kfasync.state import JobState, Journal
 
 __all__ = ["collect", "collect_jobs", "expired"]
 
+_DAY = 86400.0
+
 
 def expired(jobs: list[JobState], settings: Settings, now: float) -> list[JobState]:
     """The ended jobs that are past a limit of age or number, oldest first. Pure."""
     ended = sorted((job for job in jobs if job.terminal), key=lambda job: job.finished or job.created)
     surplus = max(0, len(ended) - settings.keep_jobs)
-    oldest = now - settings.keep_days * 86400
+    oldest = now - settings.keep_days * _DAY
     return [job for index, job in enumerate(ended) if index < surplus or (job.finished or job.created) < oldest]
 
 
@@ -33,7 +35,7 @@ async def collect(home: Home, journal: Journal, settings: Settings) -> int:
 
 
 async def collect_jobs(home: Home, journal: Journal, settings: Settings) -> int:
-    """Remove expired jobs. Returns how many went."""
+    """Remove expired jobs, and what the journal holds of those that are long deleted. Returns how many jobs went."""
     jobs = await journal.jobs(home.place)
     gone = expired(jobs, settings, time.time())
     for job in gone:
@@ -42,4 +44,5 @@ async def collect_jobs(home: Home, journal: Journal, settings: Settings) -> int:
     await journal.append(
         [events.JobDeleted(place=home.place, job=j.name, uid=j.uid, attempt=j.attempt, time=now) for j in gone]
     )
+    await journal.forget(await journal.deleted(now - settings.keep_days * _DAY))
     return len(gone)

@@ -8,7 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class Link:
             return ok
         raise AssertionError("unreachable")
 
-    async def connected(self) -> Awaitable[None]:
+    async def connected(self) -> asyncio.Future[None]:
         """Be connected, so that a supervisor has adopted every job. What it returns waits for the connection's loss."""
         return asyncio.shield((await self._connected()).lost)
 

@@ -164,7 +164,8 @@ def kill_session(session: int, start: int, mark: str) -> list[int]:
         session = -1
     for pid, fields in _processes():
         if pid != own and fields[0] not in "ZX" and (int(fields[3]) == session or _marked(pid, wanted)):
-            with contextlib.suppress(ProcessLookupError):
+            # PermissionError: it became another user's, by a set-user-ID program; nobody may wait for it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            found.append(pid)
+                found.append(pid)
     return found

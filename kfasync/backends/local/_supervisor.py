@@ -73,6 +73,7 @@ class Supervisor:
         self._grants: dict[str, asyncio.Future[Grant]] = {}
         self._connections: set[_Connection] = set()
         self._ended = asyncio.Event()
+        self._expiring: set[str] = set()
         self._idle: asyncio.TimerHandle | None = None
         self._ends = 0
         self.log = log.get("local.supervisor")
@@ -209,9 +210,12 @@ class Supervisor:
         if job.job_spec.ttl is not None:
             left = (job.finished or time.time()) + job.job_spec.ttl - time.time()
             loop = asyncio.get_running_loop()
+            self._expiring.add(job.uid)
             loop.call_later(max(0.0, left), lambda: self.tasks.create_task(self._remove(job)))
 
     async def _remove(self, job: JobState) -> None:
+        self._expiring.discard(job.uid)
+        self._watch_idle()
         await asyncio.to_thread(shutil.rmtree, self.home.job(job.uid).root, True)
         await self.record(events.JobDeleted(**self._header(job)))
 
@@ -407,7 +411,7 @@ class Supervisor:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if not self._runners and not self._connections:
+        if not self._runners and not self._connections and not self._expiring:
             loop = asyncio.get_running_loop()
             self._idle = loop.call_later(self.settings.idle_timeout, self._ended.set)
 
