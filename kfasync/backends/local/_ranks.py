@@ -151,19 +151,27 @@ def oom_kills(cgroup: Path | None) -> int:
 def read_exit_record(exit_file: Path, error_file: Path) -> dict[str, Any]:
     """What the rank itself wrote about its end; empty when it could not.
 
-    torch elastic's error file (https://pytorch.org/docs/stable/elastic/errors.html) fills in where the script was run
-    by something that swallowed the exception.
+    torch elastic's error file (https://pytorch.org/docs/stable/elastic/errors.html) names the cause where the rank's
+    own record has none, or only that it left, or that a process which torchrun started in it failed.
     """
     record: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         record = json.loads(exit_file.read_text())
-    if not record.get("exception"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            message = json.loads(error_file.read_text())["message"]
-            if isinstance(message, str):
-                record |= {"exception": message}
-            else:
-                extra = message.get("extraInfo", {})
-                record |= {"exception": message["message"], "traceback": extra.get("py_callstack", "")}
-                record["time"] = float(extra["timestamp"])
+    kind = str(record.get("exception") or "").partition(":")[0]
+    if record.get("code") != 0 and (kind in ("", "SystemExit") or kind.endswith("ChildFailedError")):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            found = _elastic_record(json.loads(error_file.read_text())["message"])
+            # The rank's own time, where it left one, is finer than elastic's whole seconds.
+            record |= {**found, "time": record.get("time") or found["time"]}
     return record
+
+
+def _elastic_record(message: Any) -> dict[str, Any]:
+    if isinstance(message, str):
+        return {"exception": message, "traceback": "", "time": 0.0}
+    extra = message["extraInfo"]
+    return {
+        "exception": message["message"],
+        "traceback": extra.get("py_callstack", ""),
+        "time": float(extra.get("timestamp", 0)),
+    }

@@ -439,7 +439,7 @@ class Runner:
         elif first.code is None:
             reason, message = "Lost", "it ended while no supervisor was there to see how, and left no record"
         elif not exception and first.code < 0:
-            message = f"ended by {signal.Signals(-first.code).name}"
+            message = f"ended by {_signal_name(-first.code)}"
         elif not exception:
             message = f"exit code {first.code}"
         return self.event(
@@ -478,3 +478,10 @@ class Runner:
             event.key == "end" or isinstance(event, events.JobSuspended) for event in happened
         )
         await self._host.record(*happened)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # A real-time signal: Python names only the first and the last of them.
+        return f"signal {number}"
