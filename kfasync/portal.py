@@ -73,6 +73,10 @@ class _Call(Generic[T]):
 
     def _finish(self, task: asyncio.Task[T]) -> None:
         self._portal.calls.discard(self)
+        if not task.cancelled():
+            # Retrieved: how it ended is for its caller, who may have stopped asking, as a script does that ends in the
+            # middle of a stream. That is no news for asyncio to print.
+            task.exception()
         self._end(self._cut_short if task.cancelled() else task.result)
 
     def _end(self, outcome: Callable[[], T]) -> None:

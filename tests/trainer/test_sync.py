@@ -206,6 +206,12 @@ def test_a_script_needs_to_close_nothing(home: Path) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("Complete\n", "", 0)
 
 
+def test_a_script_may_end_in_the_middle_of_a_stream(home: Path) -> None:
+    script = _SCRIPT + "stream = client.events(since=0)\nprint(next(stream).job == name)\n"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("Complete\nTrue\n", "", 0)
+
+
 def test_a_slow_listener_misses_no_change(blocking: TrainerClient, world: FakeWorld) -> None:
     world.script("late", FakeScript(start_after=5))
     blocking.train(train_func=_train, name="late")
