@@ -1,4 +1,4 @@
-"""A home of the tests' own, with a supervisor that is gone when they are."""
+"""A home of the tests' own, whose supervisor is gone when they are and whose journal replays, at every prefix."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kfasync.backends.local import LocalProcessBackendConfig
 from kfasync.backends.local._layout import Home
 from kfasync.backends.local._link import Link
 from kfasync.testing import chaos
+from kfasync.testing.replay import verify_journals
 from kfasync.trainer import AsyncTrainerClient
 
 
@@ -43,6 +44,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("home")
     yield path
     end_supervisors(path)
+    verify_journals(path)
 
 
 @pytest.fixture
@@ -59,6 +61,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("KFASYNC_HOME", str(path))
     yield path
     end_supervisors(path)
+    verify_journals(path)
 
 
 @pytest.fixture

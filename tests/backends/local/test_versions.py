@@ -143,3 +143,4 @@ async def test_a_journal_of_a_newer_version_says_what_to_do(own_home: Path) -> N
         journal.execute("PRAGMA user_version = 999")
     with pytest.raises(BackendUnavailableError, match="newer"):
         await supervisor_status(own_home)
+    (own_home / "journal.sqlite3").unlink()  # Nobody here can replay it.
