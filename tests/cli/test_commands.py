@@ -84,6 +84,18 @@ def test_ps_lists_what_has_not_ended_and_with_a_all(kf: Kf, script: str, gate: P
     kf("wait", name)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("ps", "-a"), ("logs", "-f", "JOB"), ("events", "JOB"), ("wait", "JOB"), ("cancel", "JOB"), ("delete", "JOB")],
+)
+def test_every_command_speaks_json(kf: Kf, script: str, name: str, command: tuple[str, ...]) -> None:
+    kf("run", "-d", script, "--name", name)
+    ran = kf(*(name if word == "JOB" else word for word in command), "-o", "json")
+    assert ran.code in (0, 100)
+    assert ran.lines
+    assert name in ran.out or "hello" in ran.out
+
+
 def test_logs_gives_both_streams(kf: Kf, script: str, name: str) -> None:
     kf("run", script, "--name", name)
     assert sorted(kf("logs", name).out.splitlines()) == ["hello", "to stderr"]
