@@ -190,7 +190,9 @@ class LocalBackend(Backend):
         except ResultError:
             raise
         except Exception as error:  # Unpickling runs the value's own code, which may raise anything.
-            raise ResultError(f"rank {rank} of job {job.name!r} returned what can't be loaded here: {error!r}") from error
+            raise ResultError(
+                f"rank {rank} of job {job.name!r} returned what can't be loaded here: {error!r}"
+            ) from error
 
     def _why_no_result(self, job: JobState, rank: int) -> str:
         from kfasync.backends.local._ranks import read_exit_record
