@@ -2,9 +2,56 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+
+from kfasync import portal
+from kfasync.errors import BackendError
+from kfasync.state import verify
+from kfasync.testing import chaos
+
+#: A directory with a file of this name holds journals that a test made false on purpose.
+FALSIFIED = "falsified"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After all tests: no process, thread, descriptor or task of theirs, and every journal that they wrote replays."""
+    # jupyter_core keeps a thread with a loop for ever. A loop of ours that is not closed warns, an error here.
+    with chaos.leaks(allow=("thread MainThread - runner", "anon_inode:[eventpoll]", "socket:[")):
+        yield
+        portal._close_current()
+    base = tmp_path_factory.getbasetemp()
+    assert not _processes_of(base)
+    assert not _false_journals(base)
+
+
+def _processes_of(base: Path) -> list[str]:
+    """Processes that work in a home below a directory; a supervisor is nobody's child."""
+    mark, found = os.fsencode(base), []
+    for process in psutil.process_iter():
+        try:
+            environ = Path(f"/proc/{process.pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if any(entry.startswith(b"KFASYNC_HOME=" + mark) for entry in environ.split(b"\0")):
+            found.append(f"{process.pid} {process.cmdline()}")
+    return found
+
+
+def _false_journals(base: Path) -> list[str]:
+    found = []
+    for journal in base.rglob("journal.sqlite3"):
+        if not (journal.parent / FALSIFIED).exists():
+            try:
+                verify(journal)
+            except BackendError as error:
+                found.append(str(error))
+    return found
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.backends.local.conftest import end_supervisors
+
 manager = pytest.importorskip("jupyter_client.manager")
 pytest.importorskip("ipykernel")
 
@@ -95,3 +97,36 @@ client.wait_for_job_status(name, timeout=None, callbacks=[lambda job: print(job.
     assert error == "KeyboardInterrupt"
     assert "kfasync wait endless" in said
     assert kernel.run("print(client.get_job(name).status)") == ("Running\n", "", "")
+
+
+_LOCAL = """
+from kfasync.trainer import LocalProcessBackendConfig, TrainerClient
+
+client = TrainerClient(LocalProcessBackendConfig())
+factor = 3
+
+def helper(x):
+    return factor * x
+
+def train(x):
+    import time
+    print("at work", flush=True)
+    time.sleep(0 if x else 600)
+    return helper(x)
+"""
+
+
+def test_functions_of_cells_run_as_processes_and_outlive_an_interrupt(
+    home: Path, kernel: _Kernel, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: end_supervisors(home))
+    assert kernel.run(_LOCAL) == ("", "", "")
+    assert kernel.run("print(client.submit(train_func=train, func_args={'x': 2}).result())") == ("6\n", "", "")
+    following = """
+job = client.submit(train_func=train, func_args={"x": 0}, name="long")
+for line in job.logs(follow=True):
+    print(line.text, flush=True)
+"""
+    assert kernel.run(following, interrupt_at="at work")[2] == "KeyboardInterrupt"
+    ending = "print(job.state().status.value); job.cancel(); print(job.wait({'Failed'}).reason)"
+    assert kernel.run(ending) == ("Running\nCancelled\n", "", "")

@@ -40,13 +40,13 @@ class _Hub:
         hub.followers += 1
         return hub
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
+        """In one step, so that no cancellation can leave the kernel's watch behind."""
         self.followers -= 1
         if self.followers == 0:
             # Whoever comes while the pump ends makes a hub of their own.
             del self.hubs[asyncio.get_running_loop()]
             self.pump.cancel()
-            await asyncio.wait([self.pump])
             self.watch.close()
 
     async def _pump(self) -> None:
@@ -80,8 +80,8 @@ class Follower:
         self._end.cancel()
         for path in list(self._paths):
             self.remove(path)
-        await asyncio.wait([self._end])
-        await self._hub.leave()
+        self._hub.leave()
+        await asyncio.wait([self._end, *([] if self._hub.followers else [self._hub.pump])])
 
     async def _await_done(self) -> None:
         await self._done.wait()

@@ -211,6 +211,7 @@ class Supervisor:
             left = (job.finished or time.time()) + job.job_spec.ttl - time.time()
             loop = asyncio.get_running_loop()
             self._expiring.add(job.uid)
+            self._watch_idle()
             loop.call_later(max(0.0, left), lambda: self.tasks.create_task(self._remove(job)))
 
     async def _remove(self, job: JobState) -> None:

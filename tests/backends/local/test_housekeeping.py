@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig
+from kfasync.events import JobDeleted
 from kfasync.testing import chaos
 from kfasync.trainer import AsyncTrainerClient
 
@@ -33,10 +36,11 @@ async def test_the_oldest_ended_jobs_go_beyond_the_limit(own_home: Path, monkeyp
     async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
         for number in range(4):
             await (await client.submit(train_func=nothing, name=f"job-{number}")).wait(timeout=60)
-    await chaos.end_supervisor(own_home)
-    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
-        # The next supervisor's start is when they are collected.
-        handle = await client.submit(train_func=nothing, name="job-4")
-        await handle.wait(timeout=60)
-        assert [job.name for job in await client.list_jobs()] == ["job-2", "job-3", "job-4"]
-    assert len(list((own_home / "jobs").iterdir())) == 3
+        deleted = set()
+        async with asyncio.timeout(60), contextlib.aclosing(client.events(since=0)) as events:
+            async for event in events:
+                deleted |= {event.job} if isinstance(event, JobDeleted) else set()
+                if deleted == {"job-0", "job-1"}:
+                    break
+        assert [job.name for job in await client.list_jobs()] == ["job-2", "job-3"]
+    assert len(list((own_home / "jobs").iterdir())) == 2
