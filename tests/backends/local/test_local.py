@@ -184,10 +184,16 @@ async def test_a_group_larger_than_the_machine_runs_alone_with_a_warning(client:
     assert [reason for reason, _ in state.warnings] == ["Oversized"]
 
 
-def visible_devices() -> str | None:
-    import os
+async def test_a_client_on_uvloop_submits_follows_and_starts_a_supervisor(own_home: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
 
-    return os.environ.get("CUDA_VISIBLE_DEVICES")
+    async def use() -> tuple[object, list[str]]:
+        async with asyncio.timeout(30), AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+            handle = await client.submit(train_func=lambda: print("hello") or 7)
+            lines = [line.text async for line in handle.logs(follow=True)]
+            return await handle.result(), lines
+
+    assert await asyncio.to_thread(uvloop.run, use()) == (7, ["hello"])
 
 
 async def test_a_gpu_that_the_machine_lacks_is_a_warning(client: AsyncTrainerClient) -> None:
