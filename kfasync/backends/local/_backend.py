@@ -34,6 +34,9 @@ __all__ = ["LocalBackend"]
 _PROOF = 1.0
 # Bytes of a pickled function or a script; it goes through one message to the supervisor.
 _PAYLOAD_LIMIT = 1000 << 20
+# Ranks of one job. A group larger than the machine runs all the same, alone; a slip of the keyboard that starts 100,000
+# processes takes the machine down with everything on it. 1024 idle ranks take 2 GB.
+_MAX_RANKS = 1024
 
 
 class LocalBackend(Backend):
@@ -78,6 +81,12 @@ class LocalBackend(Backend):
                 raise UnsupportedError(
                     f"env[{name!r}] is a Kubernetes Secret: on local use SecretRef(env=…) or (file=…)"
                 )
+        ranks = spec.num_nodes * self._procs(spec)
+        if ranks > _MAX_RANKS:
+            raise UnsupportedError(
+                f"{ranks} processes were asked for, the local backend starts at most {_MAX_RANKS} for a job: "
+                "lower num_nodes or num_proc_per_node"
+            )
         asked, present = spec.resources.gpus * spec.num_nodes, len(self._gpus())
         if asked > present and (spec.strict or self._config.strict):
             raise UnsupportedError(
@@ -90,10 +99,14 @@ class LocalBackend(Backend):
     def prepare(self) -> None:
         self._link.prepare()
 
+    def _procs(self, spec: JobSpec) -> int:
+        """Processes a node: unless the user said it, one for each GPU that a node will get."""
+        gpus = spec.resources.gpus if spec.resources.gpus * spec.num_nodes <= len(self._gpus()) else 0
+        return spec.num_proc_per_node or max(1, gpus)
+
     async def submit(self, submission: Submission) -> None:
         spec, payload = submission.spec, submission.payload
-        gpus = spec.resources.gpus if spec.resources.gpus * spec.num_nodes <= len(self._gpus()) else 0
-        resolved = replace(spec, num_proc_per_node=spec.num_proc_per_node or max(1, gpus), packages=(), index_urls=())
+        resolved = replace(spec, num_proc_per_node=self._procs(spec), packages=(), index_urls=())
         install: tuple[str, ...] = ()
         if spec.packages:
             # Lazy: most jobs need no packages, and `packaging` takes 40 ms to import.

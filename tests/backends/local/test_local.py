@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig, _process
-from kfasync.errors import JobFailedError
+from kfasync.errors import JobFailedError, JobNotFoundError, UnsupportedError
 from kfasync.events import JobPending, JobRestarting, JobStarted, JobSuspended
 from kfasync.jobs import RestartPolicy
 from kfasync.trainer import AsyncTrainerClient
@@ -182,6 +182,21 @@ async def test_a_group_larger_than_the_machine_runs_alone_with_a_warning(client:
     handle = await client.submit(train_func=who, num_nodes=3, resources_per_node={"cpu": os.cpu_count()})
     state = await handle.wait(timeout=60)
     assert [reason for reason, _ in state.warnings] == ["Oversized"]
+
+
+async def test_a_group_of_more_processes_than_any_machine_bears_is_refused_at_submit(
+    client: AsyncTrainerClient,
+) -> None:
+    with pytest.raises(UnsupportedError, match="100000 processes were asked for"):
+        await client.submit(train_func=who, num_nodes=50_000, num_proc_per_node=2, name="a-slip")
+    with pytest.raises(JobNotFoundError):
+        await client.get_job("a-slip")
+
+
+def visible_devices() -> str | None:
+    import os
+
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 async def test_a_client_on_uvloop_submits_follows_and_starts_a_supervisor(own_home: Path) -> None:
