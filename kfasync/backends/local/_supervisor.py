@@ -51,6 +51,8 @@ __all__ = ["Supervisor"]
 
 # Seconds between two tries to write to a journal that refuses.
 _MAX_RETRY_DELAY = 30.0
+# Bytes free below which a delete makes room before it is recorded. The journal's log grows by less for one commit.
+_SCARCE = 1 << 20
 
 Operation = Callable[["Supervisor", dict[str, Any], bytes], Awaitable[dict[str, Any]]]
 
@@ -74,6 +76,7 @@ class Supervisor:
         self._connections: set[_Connection] = set()
         self._ended = asyncio.Event()
         self._expiring: set[str] = set()
+        self._room = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._ends = 0
         self.log = log.get("local.supervisor")
@@ -135,7 +138,9 @@ class Supervisor:
                 return
             except JournalError as error:
                 self.log.error("journal_refused", error=str(error), retry_in=delay)
-                await asyncio.sleep(delay)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._room.wait()
                 delay = min(delay * 2, _MAX_RETRY_DELAY)
 
     async def admit(self, runner: Runner) -> Grant:
@@ -374,12 +379,28 @@ class Supervisor:
         if job is not None and job.deleted:
             return {}
         job = await self._known(request)
+        await self._make_room(job)
         await self.stop({**request, "cause": "cancel"}, b"")
         after = job.cursor
         while not (job := await self._known(request)).terminal:
             after = await self.journal.changed(max(after, job.cursor))
         await self._remove(job)
         return {}
+
+    async def _make_room(self, job: JobState) -> None:
+        """On a full disk, drop the files of a job that is to be deleted: without room the journal takes nothing, not
+        even the delete, and they may be what filled the disk.
+        """
+        if shutil.disk_usage(self.home.root).free >= _SCARCE:
+            return
+        root = self.home.job(job.uid).root
+        await asyncio.to_thread(shutil.rmtree, root / "work", True)
+        # Its ranks may hold these open, so that removing them would free nothing.
+        for path in root.glob("attempt-*/rank-*.std*"):
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0)
+        self._room.set()  # Wakes who waits; who comes later waits again.
+        self._room.clear()
 
     async def status(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
         """What runs: for ``kfasync supervisor status`` and for tests that kill things."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import signal
+import subprocess
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -224,6 +228,36 @@ async def test_simulated_gpus_are_handed_out_by_slot(own_home: Path, monkeypatch
         handle = await client.submit(train_func=visible_devices, num_nodes=2, resources_per_node={"gpu": 2})
         await handle.wait(timeout=60)
         assert await handle.results() == {0: "0,1", 1: "0,1", 2: "2,3", 3: "2,3"}
+
+
+@pytest.fixture
+def small_disk(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home on a filesystem of 4 MiB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(where)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount the small filesystem that is to be filled")
+    monkeypatch.setenv("KFASYNC_HOME", str(where / "home"))
+    yield where / "home"
+    end_supervisors(where / "home")
+    subprocess.run(["umount", str(where)], check=True)
+
+
+def fill_the_disk() -> None:
+    while True:
+        print("x" * 65535, flush=True)
+
+
+async def test_a_job_that_filled_the_disk_can_be_deleted_and_the_next_one_runs(small_disk: Path) -> None:
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        handle = await client.submit(train_func=fill_the_disk)
+        (rank,) = (await handle.wait({"Running"}, timeout=60)).ranks
+        assert rank.pid is not None
+        with contextlib.suppress(ProcessLookupError), os.fdopen(os.pidfd_open(rank.pid)) as gone:
+            await asyncio.to_thread(select.select, [gone], [], [], 60)
+        await asyncio.wait_for(handle.delete(), 60)
+        assert await (await client.submit(train_func=who)).result()
 
 
 async def test_a_dead_supervisor_is_replaced_and_the_job_goes_on(own_home: Path) -> None:
