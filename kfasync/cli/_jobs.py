@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kfasync import settings
 from kfasync.cli._output import Output, age, event_record, event_text, json_line, line, message, plain, table
 from kfasync.cli._run import Command, failure_code
-from kfasync.errors import InvalidSpecError, JobFailedError
+from kfasync.errors import InvalidSpecError, JobFailedError, JobNotFoundError
 from kfasync.state import Journal
 
 if TYPE_CHECKING:
@@ -131,7 +131,11 @@ async def _end(command: Command, handle: JobHandle, timeout: float | None, outpu
         message(f"kfasync: {error}")
         state, code = await handle.state(), failure_code(error)
     if output == "json":
-        json_line(_state_record(state))
+        record = _state_record(state)
+        with contextlib.suppress(JobNotFoundError):  # Somebody deleted it right behind its end.
+            # The state has only what somebody has read from the job's output so far.
+            record["metrics"] = plain(await command.client.get_job_metrics(handle.name))
+        json_line(record)
     elif not code:
         line(f"{state.name} {state.status.value}")
     return code

@@ -38,6 +38,13 @@ def test_run_and_wait_leave_with_the_code_of_the_job(kf: Kf, script: str, name: 
     assert (waited.json["name"], waited.json["status"]) == (name, "Failed")
 
 
+def test_wait_as_json_has_the_metrics_that_nobody_has_read_before(kf: Kf, tmp_path: Path, name: str) -> None:
+    script = tmp_path / "metrics.py"
+    script.write_text("for loss in (0.5, 0.25): print(f'loss={loss}')")
+    kf("run", "-d", script, "--name", name)
+    assert kf("wait", name, "-o", "json").json["metrics"] == {"loss": {"min": 0.25, "max": 0.5, "latest": 0.25}}
+
+
 def test_a_failure_is_told_on_stderr_with_the_exception(kf: Kf, script: str, name: str) -> None:
     kf("run", "-d", script, "--name", name, "--", "crash")
     waited = kf("wait", name)
