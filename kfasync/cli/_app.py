@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import kfasync
 from kfasync.cli._output import Output
-from kfasync.cli._run import USAGE, perform
+from kfasync.cli._run import USAGE, perform, speaking
 
 __all__ = ["run"]
 
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         after Ctrl-C, 2 for wrong usage, 1 for any other error.
     """
     try:
-        code = app(arguments, exit_on_error=False)
+        code = speaking(lambda: app(arguments, exit_on_error=False))
     except CycloptsError:
         return USAGE
     return code if isinstance(code, int) else 0

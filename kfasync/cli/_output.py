@@ -14,16 +14,39 @@ from typing import Any, Literal
 
 from kfasync.events import Event, encode
 
-__all__ = ["Output", "age", "event_record", "event_text", "json_line", "line", "message", "plain", "table"]
+__all__ = [
+    "Output",
+    "OutputError",
+    "age",
+    "event_record",
+    "event_text",
+    "json_line",
+    "line",
+    "message",
+    "plain",
+    "table",
+]
 
 Output = Literal["text", "json"]
 
 
+class OutputError(Exception):
+    """Our output has nowhere to go: a full disk, a closed stdout."""
+
+
 def line(text: str) -> None:
     """One line of data, at once: a reader behind a pipe follows it live."""
+    # None: the shell closed it (`>&-`).
+    if sys.stdout is None:
+        raise OutputError("stdout is closed")
     # A log may hold lone surrogates or what the terminal's encoding lacks; losing a character beats losing the stream.
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"stdout can't be written: {error.strerror}") from error
 
 
 def message(text: str) -> None:

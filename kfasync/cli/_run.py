@@ -8,13 +8,13 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from kfasync.cli._output import message
+from kfasync.cli._output import OutputError, message
 from kfasync.errors import JobFailedError, KfasyncError, WaitTimeoutError
 
 if TYPE_CHECKING:
     from kfasync.trainer import AsyncTrainerClient
 
-__all__ = ["ERROR", "FAILED", "INTERRUPTED", "TIMEOUT", "USAGE", "Command", "failure_code", "perform"]
+__all__ = ["ERROR", "FAILED", "INTERRUPTED", "TIMEOUT", "USAGE", "Command", "failure_code", "perform", "speaking"]
 
 ERROR = 1
 USAGE = 2
@@ -74,10 +74,6 @@ def perform(body: Callable[[Command], Awaitable[int]]) -> int:
                 f"\njob {name} is still running; resume with: kfasync wait {name}; cancel with: kfasync cancel {name}"
             )
         return INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NO_READER
     except JobFailedError as error:
         message(f"kfasync: {error}")
         return failure_code(error)
@@ -87,6 +83,25 @@ def perform(body: Callable[[Command], Awaitable[int]]) -> int:
     except KfasyncError as error:
         message(f"kfasync: {_one_line(error)}")
         return ERROR
+
+
+def speaking(call: Callable[[], object]) -> object:
+    """Make a call that prints, and turn an output that can't be written into an exit code."""
+    try:
+        return call()
+    except BrokenPipeError:
+        _drop_stdout()
+        return _NO_READER
+    except OutputError as error:
+        _drop_stdout()
+        message(f"kfasync: {error}")
+        return ERROR
+
+
+def _drop_stdout() -> None:
+    """The interpreter flushes stdout once more at its end, and would complain."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -57,6 +58,17 @@ def test_a_reader_that_leaves_early_ends_the_command_quietly(kf: Kf, tmp_path: P
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(30) == 141
+
+
+@pytest.mark.parametrize(
+    ("redirect", "told"),
+    [("> /dev/full", "stdout can't be written: No space left on device"), (">&-", "stdout is closed")],
+)
+@pytest.mark.parametrize("command", ["ps", "ps -o json"])
+def test_an_output_that_can_not_be_written_is_one_line_and_code_1(command: str, redirect: str, told: str) -> None:
+    shell = f"exec {shlex.quote(sys.executable)} -m kfasync.cli {command} {redirect}"
+    ran = subprocess.run(["sh", "-c", shell], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (1, f"kfasync: {told}\n")
 
 
 def test_following_events_sees_a_job_of_another_process(kf: Kf, script: str) -> None:
