@@ -200,11 +200,15 @@ class Backend(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def results(self, job: JobState) -> dict[int, Any]:
+    async def results(self, job: JobState, rank: int | None = None) -> dict[int, Any]:
         """What the function returned, by global rank.
 
+        Args:
+            job: The job.
+            rank: Only this rank's value, whatever became of the others'; None for all.
+
         Raises:
-            ResultError: A value can't be had; says why.
+            ResultError: One of these values can't be had; says why.
         """
 
     @abc.abstractmethod

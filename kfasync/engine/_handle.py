@@ -235,16 +235,19 @@ class JobHandle:
             JobFailedError: The job failed.
             ResultError: There is no value, or it can't be had.
         """
-        values = await self.results()
+        values = await self._results(0)
         if 0 not in values:
             raise ResultError(f"job {self._name!r} is Complete, but rank 0 left no result")
         return values[0]
 
     async def results(self) -> dict[int, Any]:
         """Wait for the end and return what the function returned, by global rank; raises as `result` does."""
+        return await self._results(None)
+
+    async def _results(self, rank: int | None) -> dict[int, Any]:
         state = await self.wait()
         core = await self._ready()
-        return await insist("results", lambda: core.backend.results(state))
+        return await insist("results", lambda: core.backend.results(state, rank))
 
     async def files(self, node: int = 0) -> list[Path]:
         """The files that the job left in one node's working directory, sorted."""

@@ -137,12 +137,12 @@ class FakeBackend(Backend):
         with self._call("delete"):
             self.world.remove(job.uid)
 
-    async def results(self, job: JobState) -> dict[int, Any]:
+    async def results(self, job: JobState, rank: int | None = None) -> dict[int, Any]:
         with self._call("results"):
             found = self.world.job(job.uid)
             if found is None:
                 raise ResultError(f"the place no longer has job {job.name!r}")
-            return dict(found.results)
+            return {each: value for each, value in found.results.items() if rank in (None, each)}
 
     async def files(self, job: JobState, node: int) -> Path:
         found = self.world.job(job.uid)

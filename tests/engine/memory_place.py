@@ -213,7 +213,7 @@ class MemoryBackend(Backend):
     async def delete(self, job: JobState) -> None:
         self.world.jobs.pop(job.uid, None)
 
-    async def results(self, job: JobState) -> dict[int, Any]:
+    async def results(self, job: JobState, rank: int | None = None) -> dict[int, Any]:
         value = self.world.jobs[job.uid].result
         if isinstance(value, KfasyncError):
             raise value

@@ -183,12 +183,12 @@ class LocalBackend(Backend):
     async def delete(self, job: JobState) -> None:
         await self._link.request("delete", uid=job.uid, name=job.name)
 
-    async def results(self, job: JobState) -> dict[int, Any]:
+    async def results(self, job: JobState, rank: int | None = None) -> dict[int, Any]:
         if job.status is not Status.COMPLETE:
             raise ResultError(f"job {job.name!r} is {job.status.value}: only a Complete job has a result")
         spec = job.job_spec
-        ranks = range(spec.num_nodes * (spec.num_proc_per_node or 1))
-        return {rank: await asyncio.to_thread(self._result, job, rank) for rank in ranks}
+        ranks = range(spec.num_nodes * (spec.num_proc_per_node or 1)) if rank is None else (rank,)
+        return {each: await asyncio.to_thread(self._result, job, each) for each in ranks}
 
     def _result(self, job: JobState, rank: int) -> Any:
         path = self._home.job(job.uid).rank_file(job.attempt, rank, "result")

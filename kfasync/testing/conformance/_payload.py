@@ -18,7 +18,7 @@ from kfasync.inotify import FileWatch
 from kfasync.jobs import SecretRef
 from kfasync.testing.conformance import _jobs
 from kfasync.testing.conformance._base import ConformanceBase, guarantee, history
-from kfasync.testing.conformance._functions import FUNCTIONS, return_a_lock
+from kfasync.testing.conformance._functions import FUNCTIONS, return_a_lock, return_a_lock_but_on_rank_0
 from kfasync.trainer import AsyncTrainerClient
 
 __all__ = ["PayloadTests"]
@@ -92,6 +92,13 @@ class PayloadTests(ConformanceBase):
         with pytest.raises(ResultError):
             await handle.result()
         assert (await handle.state()).status == "Complete"
+
+    @guarantee(9, needs=("execution",))
+    async def test_the_result_of_rank_zero_does_not_depend_on_the_others(self, client: AsyncTrainerClient) -> None:
+        handle = await client.submit(train_func=return_a_lock_but_on_rank_0, num_nodes=2)
+        assert await handle.result() == "zero"
+        with pytest.raises(ResultError):
+            await handle.results()
 
     @guarantee(9, needs=("files",))
     async def test_the_files_of_each_node_are_found_afterwards(self, client: AsyncTrainerClient) -> None:
