@@ -17,6 +17,7 @@ from kfasync.backends.local._process import cgroup_base
 from kfasync.backends.local._reaper import Reaper
 from kfasync.backends.local._zygotes import Cgroups, Child, ZygoteKey, Zygotes, remove_cgroup
 from kfasync.errors import BackendError
+from kfasync.inotify import FileWatch
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +31,10 @@ async def serving(output: Path, base: Path | None = None) -> AsyncIterator[tuple
     zygotes = Zygotes(reaper, Cgroups(base), output, 60.0)
     try:
         async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-            yield zygotes, tasks
-            await zygotes.aclose()
+            try:
+                yield zygotes, tasks
+            finally:
+                await zygotes.aclose()
     finally:
         reaper.stop()
 
@@ -87,6 +90,8 @@ async def test_processes_that_nobody_wants_any_more_leave_no_cgroup(tmp_path: Pa
             await asyncio.sleep(0)
             asked.cancel()
         (await zygotes.take(KEY, tasks)).dismiss()
-        await asyncio.sleep(0.5)
         # What is left belongs to the processes that wait ahead.
-        assert len(list(base.glob("*/"))) <= 2
+        async with asyncio.timeout(30), FileWatch() as watch:
+            watch.add(base, content=False)
+            while len(list(base.glob("*/"))) > 2:
+                await watch.wait()
