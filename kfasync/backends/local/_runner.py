@@ -186,21 +186,21 @@ class Runner:
         )
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do a preparation, unless a stop comes first."""
+        """Do a preparation, unless a stop comes first. What was had by then is returned, for it may hold things."""
+        if self._stop.done():
+            work.close()
+            raise _Stopped
         task = asyncio.create_task(work)
         try:
             waited: set[asyncio.Future[Any]] = {task, self._stop}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if not self._stop.done():
-                return await task
         finally:
             if not task.done():
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-        if not task.cancelled():
-            task.exception()  # Retrieved: nobody needs to know how a preparation failed that was stopped.
-        raise _Stopped
+                await asyncio.wait([task])
+        if task.cancelled() or (self._stop.done() and task.exception() is not None):
+            raise _Stopped  # Nobody needs to know how a preparation failed that was stopped.
+        return task.result()
 
     async def _install(self, launch: Launch) -> str:
         if not launch.install:
@@ -302,6 +302,8 @@ class Runner:
         try:
             for _ in range(self.world_size):
                 taken.append(await self._unless_stopped(self._host.zygotes.take(key, self._host.tasks)))
+            if self._stop.done():
+                raise _Stopped
         except BaseException:
             for child in taken:
                 child.dismiss()
