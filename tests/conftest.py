@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+import uvloop
 
 from kfasync import portal
 from kfasync.errors import BackendError
@@ -21,6 +23,8 @@ FALSIFIED = "falsified"
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """After all tests: no process, thread, descriptor or task of theirs, and every journal that they wrote replays."""
+    # uvloop keeps a pipe for ever, from its first loop on.
+    uvloop.run(asyncio.sleep(0))
     # jupyter_core keeps a thread with a loop for ever. A loop of ours that is not closed warns, an error here.
     with chaos.leaks(allow=("thread MainThread - runner", "anon_inode:[eventpoll]", "socket:[")):
         yield
