@@ -50,7 +50,7 @@ def test_the_metadata_names_version_licence_and_extras(unpacked: Path) -> None:
     assert metadata["Version"] == kfasync.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"torch"} <= set(metadata.get_all("Provides-Extra") or ())
+    assert {"torch", "docker", "kubernetes"} <= set(metadata.get_all("Provides-Extra") or ())
     assert (info / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     scripts = configparser.ConfigParser()
     scripts.read(info / "entry_points.txt")

@@ -70,10 +70,16 @@ class _Client(FrameProtocol):
 
 
 class Link:
-    """Requests to the supervisor of one home; reconnects, and starts the supervisor, as needed."""
+    """Requests to the supervisor of one home; reconnects, and starts the supervisor, as needed.
 
-    def __init__(self, home: Home) -> None:
+    Args:
+        home: The home.
+        patience: Seconds until a supervisor must answer, its start included.
+    """
+
+    def __init__(self, home: Home, patience: float = _START_TIMEOUT) -> None:
         self._home = home
+        self._patience = patience
         self._client: _Client | None = None
         self._lock = asyncio.Lock()
         self._preparing: asyncio.Task[None] | None = None
@@ -147,7 +153,7 @@ class Link:
         """Have an older supervisor leave; its jobs go on, and the one that we start adopts them."""
         try:
             # Ours waits for the lock before the old one lets go: its clients would start another of their version.
-            async with asyncio.timeout(_START_TIMEOUT), _spawned(self._home) as told:
+            async with asyncio.timeout(self._patience), _spawned(self._home) as told:
                 line = await told.readline()
                 with contextlib.suppress(ConnectionResetError):
                     await old.request({"op": "handover"}, b"")
@@ -158,7 +164,7 @@ class Link:
                     return client
                 reason = (line + await told.read(4096)).decode(errors="replace").strip() or "no message"
         except TimeoutError:
-            reason = f"no answer within {_START_TIMEOUT:g} s"
+            reason = f"no answer within {self._patience:g} s"
         raise BackendUnavailableError(f"the supervisor could not be replaced: {reason}; see {self._home.log}")
 
     async def _try(self) -> _Client | None:
@@ -170,9 +176,15 @@ class Link:
         except (FileNotFoundError, ConnectionError):
             return None
         try:
-            await client.hello
+            async with asyncio.timeout(self._patience):
+                await client.hello
         except ConnectionError:
             return None
+        except TimeoutError:
+            transport.close()
+            raise BackendUnavailableError(
+                f"the supervisor of {self._home.root} takes connections but does not answer; see {self._home.log}"
+            ) from None
         except BaseException:
             # Nobody would close it, and a supervisor with a client never becomes idle.
             transport.close()
@@ -183,7 +195,7 @@ class Link:
         """Start a supervisor, or wait for the one that somebody else is starting."""
         self._home.create()
         try:
-            async with asyncio.timeout(_START_TIMEOUT), FileWatch() as watch, _spawned(self._home) as told:
+            async with asyncio.timeout(self._patience), FileWatch() as watch, _spawned(self._home) as told:
                 watch.add(self._home.root)
                 line = await told.readline()
                 while line in (b"busy\n", b"ready\n"):
@@ -195,7 +207,7 @@ class Link:
                 raise BackendUnavailableError(f"the supervisor could not start: {reason}; see {self._home.log}")
         except TimeoutError:
             raise BackendUnavailableError(
-                f"the supervisor of {self._home.root} did not answer within {_START_TIMEOUT:g} s; see {self._home.log}"
+                f"the supervisor of {self._home.root} did not answer within {self._patience:g} s; see {self._home.log}"
             ) from None
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from kfasync import __version__
 from kfasync.backends.local import LocalProcessBackendConfig, _process
+from kfasync.backends.local._layout import Home
+from kfasync.backends.local._link import Link
 from kfasync.backends.local._wire import PROTOCOL
 from kfasync.errors import BackendUnavailableError, IncompatibleVersionError
 from kfasync.trainer import AsyncTrainerClient
@@ -144,3 +146,20 @@ async def test_a_journal_of_a_newer_version_says_what_to_do(own_home: Path) -> N
     with pytest.raises(BackendUnavailableError, match="newer"):
         await supervisor_status(own_home)
     (own_home / "journal.sqlite3").unlink()  # Nobody here can replay it.
+
+
+async def test_a_supervisor_that_takes_connections_and_says_nothing_is_an_error(own_home: Path) -> None:
+    home = Home(own_home)
+    home.create()
+    taken: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(lambda reader, writer: taken.append(writer), home.socket)
+    link = Link(home, patience=0.2)
+    try:
+        with pytest.raises(BackendUnavailableError, match="takes connections but does not answer"):
+            await link.request("status")
+    finally:
+        await link.aclose()
+        server.close()
+        for writer in taken:
+            writer.close()
+            await writer.wait_closed()
