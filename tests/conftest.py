@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from kfasync import portal
 from kfasync.errors import BackendError
 from kfasync.state import verify
 from kfasync.testing import chaos
+
+# A shell that starts us in the background has Ctrl-C ignored, here and in every process that a test starts and strikes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: A directory with a file of this name holds journals that a test made false on purpose.
 FALSIFIED = "falsified"
