@@ -27,11 +27,14 @@ for _ in TrainerClient(LocalProcessBackendConfig()).events(since=0):
 """
 
 
-def record(path: str, work: int) -> None:
-    """The job: says that it began, computes, says that it ended."""
+def record(path: str, work: int, seconds: float = 0.0) -> None:
+    """The job: says that it began, computes and waits, says that it ended."""
+    import threading
+
     with open(path, "a", buffering=1) as file:
         file.write("began\n")
         sum(range(work))
+        threading.Event().wait(seconds)
         file.write("ended\n")
 
 
@@ -48,6 +51,10 @@ class Report:
         return f"{self.jobs} jobs, killed {self.killed}, ended as {self.statuses}, {self.events} events replayed"
 
 
+def start_waiter() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", WAITER], stderr=subprocess.DEVNULL)
+
+
 async def soak(directory: Path, jobs: int, seed: int) -> Report:
     """Run it; KFASYNC_HOME is ``directory / "home"``.
 
@@ -60,22 +67,25 @@ async def soak(directory: Path, jobs: int, seed: int) -> Report:
     killed: collections.Counter[str] = collections.Counter()
     async with AsyncTrainerClient(LocalProcessBackendConfig()) as client, asyncio.TaskGroup() as group:
         await (await client.submit(train_func=record, func_args={"path": str(directory / "warm"), "work": 1})).wait()
-        waiter = subprocess.Popen([sys.executable, "-c", WAITER], stderr=subprocess.DEVNULL)
+        waiter = start_waiter()
         handles: list[str] = []
 
         async def victims() -> list[chaos.Identity]:
+            nonlocal waiter
+            if waiter.poll() is not None:
+                waiter = start_waiter()
             # One kind a time, so that the rare supervisor is struck as often as the many ranks.
             kind = ("rank", "zygote", "supervisor", "client")[sum(killed.values()) % 4]
             found: list[chaos.Identity] = []
             if kind == "rank":
-                for name in handles[-8:]:
+                for name in handles[-16:]:
                     found += chaos.ranks(await (await client.attach(name)).state())
             elif kind == "zygote":
                 found = await chaos.zygotes(home)
             elif kind == "supervisor":
                 serving = await chaos.supervisor(home)
                 found = [] if serving is None else [serving]
-            elif waiter.poll() is None:
+            else:
                 found = [chaos.identify(waiter.pid)]
             killed[kind if found else f"no {kind}"] += 1
             return found
@@ -84,7 +94,13 @@ async def soak(directory: Path, jobs: int, seed: int) -> Report:
         strikes = group.create_task(killer.run(client.events()))
         for number in range(jobs):
             handle = await client.submit(
-                train_func=record, func_args={"path": str(told / str(number)), "work": 1000 * (number % 50)}
+                train_func=record,
+                func_args={
+                    "path": str(told / str(number)),
+                    "work": 1000 * (number % 50),
+                    # Some last long enough to be met at work.
+                    "seconds": 0.5 if number % 5 == 0 else 0.0,
+                },
             )
             handles.append(handle.name)
         states = [await (await client.attach(name)).wait({"Complete", "Failed"}) for name in handles]
