@@ -99,7 +99,7 @@ async def soak(directory: Path, jobs: int, seed: int) -> Report:
                     "path": str(told / str(number)),
                     "work": 1000 * (number % 50),
                     # Some last long enough to be met at work.
-                    "seconds": 0.5 if number % 5 == 0 else 0.0,
+                    "seconds": 2.0 if number % 5 == 0 else 0.0,
                 },
             )
             handles.append(handle.name)
