@@ -106,7 +106,8 @@ class LogLine:
     """One line of output.
 
     Attributes:
-        text: The line without its end. Bytes that are no UTF-8 are replaced. A line longer than 64 KiB comes in pieces.
+        text: The line without its end, which may be a carriage return, as progress bars print it. Bytes that are no
+            UTF-8 are replaced. A line longer than 64 KiB comes in pieces.
         stream: ``stdout``, ``stderr``, ``report`` (a marked line of the worker, JSON) or ``gap`` (lines were lost here;
             the text says how much).
         node: Node index.

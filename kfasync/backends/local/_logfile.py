@@ -1,8 +1,14 @@
-"""One log file of a rank, read in bounded pieces while the rank goes on writing."""
+"""One log file of a rank, read in bounded pieces while the rank goes on writing.
+
+A line ends with a newline, or with a carriage return, as progress bars end each state of theirs. The newline directly
+behind a carriage return belongs to the same end. A carriage return at the start of a line moves nothing, so it is
+passed over.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +19,8 @@ __all__ = ["PIECE", "LogFile", "last_lines"]
 #: A longer line comes in pieces of this many bytes.
 PIECE = 1 << 16
 _LINE_LIMIT = 2000
+_NEWLINE = 10
+_IDLE_RETURNS = re.compile(rb"(?<=[\r\n])\r+")
 
 
 class LogFile:
@@ -99,13 +107,15 @@ class LogFile:
         """
         while self.pos < limit:
             start, at, stop = self.pos, self.pos - self._base, limit - self._base
-            end = self._data.find(b"\n", at, stop)
+            end = _line_end(self._data, at, stop)
             held = min(len(self._data), stop) - at
             if self._lost_from is not None and not self._midline:
                 yield self._gap()
-            elif 0 <= end <= at + PIECE:
-                self.pos += end + 1 - at
-                yield start, _text(self._data[at:end]), False
+            elif 0 <= end <= at + PIECE and self._data[at : at + 2] != b"\r":
+                behind = _behind(self._data, end)
+                self.pos += behind - at
+                if end > at or self._data[behind - 1] == _NEWLINE:
+                    yield start, _text(self._data[at:end]), False
             elif held > PIECE:
                 cut = _cut(self._data, at + PIECE)
                 self.pos += cut - at
@@ -114,7 +124,8 @@ class LogFile:
                 continue
             elif partial and held > 0:
                 self.pos += held
-                yield start, _text(self._data[at : at + held]), False
+                if end < 0:
+                    yield start, _text(self._data[at : at + held]), False
             else:
                 break
         if self._lost_from is not None:
@@ -135,22 +146,29 @@ class LogFile:
         except FileNotFoundError:
             return False
         try:
-            chunk = os.pread(fd, self._chunk, offset)
+            # From a byte before, because that may be a carriage return to which a first newline belongs.
+            back = min(offset, 1)
+            read = os.pread(fd, self._chunk + back, offset - back)
             # Asked after the read, because holes only grow from the head: what is data now was data then.
             data = data_offset(fd, offset)
         finally:
             os.close(fd)
+        chunk = read[back:]
         if data > offset:
             self._lost_from = self.pos if self._lost_from is None else self._lost_from
             self._midline, self._data = True, b""
             self._base = self.pos = data
         elif self._midline:
             # The rest of a line whose beginning is gone would read like a line, so it goes, too.
-            self._midline, self._data = False, chunk[chunk.find(b"\n") + 1 :]
+            end = _line_end(chunk, 0, len(chunk))
+            self._midline, self._data = False, chunk[_behind(chunk, end) if end >= 0 else 0 :]
             self._base = self.pos = offset + len(chunk) - len(self._data)
         else:
             self._data = self._data[self.pos - self._base :] + chunk
             self._base = self.pos
+            if self.pos == offset and read[: back + 1] == b"\r\n":
+                # The line was given when only its carriage return was there.
+                self.pos += 1
         return bool(chunk)
 
 
@@ -163,25 +181,49 @@ def _cut(data: bytes, end: int) -> int:
 
 
 def _text(line: bytes) -> str:
-    return line.removesuffix(b"\r").decode("utf-8", "replace")
+    return line.decode("utf-8", "replace")
+
+
+def _line_end(data: bytes, start: int, stop: int) -> int:
+    """Where the first line's end begins, -1 for nowhere."""
+    newline = data.find(b"\n", start, stop)
+    returned = data.find(b"\r", start, stop if newline < 0 else newline)
+    return newline if returned < 0 else returned
+
+
+def _behind(data: bytes, end: int) -> int:
+    return end + (2 if data[end : end + 2] == b"\r\n" else 1)
 
 
 def _line_start(fd: int, end: int, lines: int) -> int:
     """Where the last complete lines before an offset begin, and what follows them."""
     # Lines longer than a piece are several, which bounds how far back there is anything to look for.
     floor = max(0, end - (lines + 1) * PIECE)
-    newlines = lines + 1
+    ends = lines + 1
     while end > floor:
         start = max(floor, end - PIECE)
-        chunk = os.pread(fd, end - start, start)
-        if (found := chunk.count(b"\n")) >= newlines:
+        chunk = _ends(fd, start, end)
+        if (found := chunk.count(b"\n")) >= ends:
             at = len(chunk)
-            for _ in range(newlines):
+            for _ in range(ends):
                 at = chunk.rfind(b"\n", 0, at)
             return start + at + 1
-        newlines -= found
+        ends -= found
         end = start
     return floor
+
+
+def _ends(fd: int, start: int, end: int) -> bytes:
+    """A part of the file in which every line's end has become one newline, with every byte where it was."""
+    # With a byte more on either side: what a carriage return does depends on its neighbours.
+    back = min(start, 1)
+    data = os.pread(fd, end - start + back + 1, start - back)
+    if not back:
+        data = b"\n" + data
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\0\n")
+        data = _IDLE_RETURNS.sub(lambda run: bytes(len(run[0])), data).replace(b"\r", b"\n")
+    return data[1 : 1 + end - start]
 
 
 def last_lines(attempt_dir: Path, rank: int, n: int = 10) -> tuple[str, ...]:
