@@ -37,6 +37,10 @@ class Home:
         return self.root / "supervisor.log"
 
     @property
+    def ballast(self) -> Path:
+        return self.root / "ballast"
+
+    @property
     def environments(self) -> Path:
         return self.root / "environments"
 

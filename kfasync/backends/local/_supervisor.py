@@ -31,6 +31,7 @@ from kfasync.backends.local._marks import Marks
 from kfasync.backends.local._packages import Environments
 from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._reaper import Reaper
+from kfasync.backends.local._room import Ballast, empty
 from kfasync.backends.local._runner import Runner, stop_reason
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
 from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
@@ -51,8 +52,6 @@ __all__ = ["Supervisor"]
 
 # Seconds between two tries to write to a journal that refuses.
 _MAX_RETRY_DELAY = 30.0
-# Bytes free below which a delete makes room before it is recorded. The journal's log grows by less for one commit.
-_SCARCE = 1 << 20
 
 Operation = Callable[["Supervisor", dict[str, Any], bytes], Awaitable[dict[str, Any]]]
 
@@ -76,6 +75,7 @@ class Supervisor:
         self._connections: set[_Connection] = set()
         self._ended = asyncio.Event()
         self._expiring: set[str] = set()
+        self._ballast = Ballast(home)
         self._room = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._ends = 0
@@ -98,7 +98,7 @@ class Supervisor:
         self._admission = Admission(
             cpus=float(cores), memory=memory, gpus=gpus, max_ranks=cores * self.settings.ranks_per_core
         )
-        self.journal = await Journal.open(self.home.journal)
+        self.journal = await self._open_journal()
         self.marks = Marks(self.settings.log_limit)
         self.environments = Environments(self.home.environments, reaper.run, self.settings.keep_environments)
         self.zygotes = Zygotes(reaper, cgroups, self.home.log, self.settings.zygote_idle_timeout)
@@ -127,6 +127,16 @@ class Supervisor:
             cgroups.close()
             await self.journal.aclose()
 
+    async def _open_journal(self) -> Journal:
+        try:
+            journal = await Journal.open(self.home.journal)
+        except JournalError:
+            if not self._ballast.give():
+                raise
+            journal = await Journal.open(self.home.journal)
+        self._ballast.keep()
+        return journal
+
     # ---------------------------------------------------------------- what a runner needs
 
     async def record(self, *happened: Event) -> None:
@@ -135,8 +145,11 @@ class Supervisor:
         while True:
             try:
                 await self.journal.append(happened)
+                self._ballast.keep()
                 return
             except JournalError as error:
+                if self._ballast.give():
+                    continue
                 self.log.error("journal_refused", error=str(error), retry_in=delay)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay):
@@ -379,28 +392,15 @@ class Supervisor:
         if job is not None and job.deleted:
             return {}
         job = await self._known(request)
-        await self._make_room(job)
+        if await empty(self.home, self.home.job(job.uid)):
+            self._room.set()  # Wakes who waits; who comes later waits again.
+            self._room.clear()
         await self.stop({**request, "cause": "cancel"}, b"")
         after = job.cursor
         while not (job := await self._known(request)).terminal:
             after = await self.journal.changed(max(after, job.cursor))
         await self._remove(job)
         return {}
-
-    async def _make_room(self, job: JobState) -> None:
-        """On a full disk, drop the files of a job that is to be deleted: without room the journal takes nothing, not
-        even the delete, and they may be what filled the disk.
-        """
-        if shutil.disk_usage(self.home.root).free >= _SCARCE:
-            return
-        root = self.home.job(job.uid).root
-        await asyncio.to_thread(shutil.rmtree, root / "work", True)
-        # Its ranks may hold these open, so that removing them would free nothing.
-        for path in root.glob("attempt-*/rank-*.std*"):
-            with contextlib.suppress(OSError):
-                os.truncate(path, 0)
-        self._room.set()  # Wakes who waits; who comes later waits again.
-        self._room.clear()
 
     async def status(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
         """What runs: for ``kfasync supervisor status`` and for tests that kill things."""

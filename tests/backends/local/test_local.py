@@ -232,10 +232,10 @@ async def test_simulated_gpus_are_handed_out_by_slot(own_home: Path, monkeypatch
 
 @pytest.fixture
 def small_disk(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A home on a filesystem of 4 MiB."""
+    """A home on a filesystem of 6 MiB."""
     where = tmp_path / "disk"
     where.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(where)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(where)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
         pytest.skip("only root may mount the small filesystem that is to be filled")
     monkeypatch.setenv("KFASYNC_HOME", str(where / "home"))
@@ -247,6 +247,18 @@ def small_disk(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def fill_the_disk() -> None:
     while True:
         print("x" * 65535, flush=True)
+
+
+async def test_the_end_of_a_job_that_filled_the_disk_is_told(small_disk: Path) -> None:
+    async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
+        assert await (await client.submit(train_func=who)).result()
+        assert (small_disk / "ballast").stat().st_blocks * 512 >= 1 << 20
+        handle = await client.submit(train_func=fill_the_disk)
+        assert (await handle.wait({"Failed"}, timeout=60)).reason == "Error"
+        # The room is taken again once there is enough.
+        await handle.delete()
+        assert await (await client.submit(train_func=who)).result()
+        assert (small_disk / "ballast").stat().st_blocks * 512 >= 1 << 20
 
 
 async def test_a_job_that_filled_the_disk_can_be_deleted_and_the_next_one_runs(small_disk: Path) -> None:
