@@ -148,7 +148,7 @@ class Collector:
         async with closing(batches(read_log(self._backend, state, query, over))) as stream:
             async for lines in stream:
                 fresh = [line for line in lines if line.position > positions.get(_stream(line), -1)]
-                events = [event for line in fresh if (event := _parse(state, line)) is not None]
+                events = [event for line in fresh for event in _parse(state, line)]
                 if events:
                     await self._journal.append(events)
                 positions.update((_stream(line), line.position) for line in fresh)
@@ -195,7 +195,7 @@ def _stream(line: LogLine) -> tuple[int, int, str]:
     return line.attempt, line.rank, line.stream
 
 
-def _parse(state: JobState, line: LogLine) -> Event | None:
+def _parse(state: JobState, line: LogLine) -> list[Event]:
     header: dict[str, Any] = {
         "place": state.place,
         "job": state.name,
@@ -204,17 +204,30 @@ def _parse(state: JobState, line: LogLine) -> Event | None:
         "time": time.time() if line.time is None else line.time,
         "node": line.node,
         "rank": line.rank,
-        "position": line.position,
     }
+    at = line.position
     if line.stream == "report":
+        header |= {"source": "report", "position": at}
         match parse_report(line.text):
             case ("metric", step, values):
-                return MetricReported(**header, source="report", step=step, values=values)
+                return [MetricReported(**header, step=step, values=values)]
             case ("progress", percent, remaining, message):
-                return ProgressReported(
-                    **header, source="report", percent=percent, remaining=remaining, message=message
-                )
+                return [ProgressReported(**header, percent=percent, remaining=remaining, message=message)]
     # Every rank of a data-parallel job prints the same numbers; rank 0 speaks for the group, as with Katib.
-    elif line.stream == "stdout" and line.rank == 0 and (pairs := parse_metrics(line.text)):
-        return MetricReported(**header, source="stdout", values=dict(pairs))
-    return None
+    elif line.stream == "stdout" and line.rank == 0:
+        # No two have one position: a pair takes more than one byte of the line.
+        return [
+            MetricReported(**header, source="stdout", position=at + index, values=values)
+            for index, values in enumerate(_reports(line.text))
+        ]
+    return []
+
+
+def _reports(text: str) -> list[dict[str, float]]:
+    """The metrics of a line, in order; a name that comes again begins another report."""
+    reports: list[dict[str, float]] = []
+    for name, value in parse_metrics(text):
+        if not reports or name in reports[-1]:
+            reports.append({})
+        reports[-1][name] = value
+    return reports

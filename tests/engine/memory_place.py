@@ -114,7 +114,7 @@ class Place:
             stream=stream,
             rank=rank,
             attempt=job.attempt,
-            position=len(job.lines),
+            position=sum(len(before.text) + 1 for before in job.lines),
             cursor=str(len(job.lines)),
         )
         job.lines.append(line)

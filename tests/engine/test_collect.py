@@ -64,6 +64,27 @@ async def test_job_metrics_summarises_what_is_there_so_far(engine: Engine, job: 
     assert (await engine.job_metrics("a"))["loss"].latest == 0.5
 
 
+async def test_a_name_that_a_line_repeats_counts_each_time_and_once(
+    engine: Engine, job: JobHandle, new_engine: Callable[[], Engine], place: Place
+) -> None:
+    place.print(job.uid, "loss=0.1 lr=1 loss=0.3 loss=0.2")
+    place.print(job.uid, "loss=0.15")
+    assert await engine.job_metrics("a") == {
+        "loss": MetricSummary(0.1, 0.3, 0.15),
+        "lr": MetricSummary(1.0, 1.0, 1.0),
+    }
+    async with new_engine() as other:
+        await other.job_metrics("a")
+    await place.finish(job.uid)
+    async with contextlib.aclosing(job.metrics()) as metrics:
+        assert [metric.values async for metric in metrics] == [
+            {"loss": 0.1, "lr": 1.0},
+            {"loss": 0.3},
+            {"loss": 0.2},
+            {"loss": 0.15},
+        ]
+
+
 async def test_readers_at_once_record_each_number_once(
     engine: Engine, job: JobHandle, new_engine: Callable[[], Engine], place: Place
 ) -> None:

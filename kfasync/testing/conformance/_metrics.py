@@ -30,6 +30,13 @@ class MetricTests(ConformanceBase):
         assert (accuracy.min, accuracy.max, accuracy.latest) == (0.1, 0.3, 0.3)
 
     @guarantee(5)
+    async def test_a_name_that_a_line_repeats_counts_each_time(self, client: AsyncTrainerClient) -> None:
+        handle = await client.submit(train_func=_jobs.print_lines, func_args={"lines": ["loss=0.5 loss=0.25 loss=1"]})
+        await handle.wait()
+        loss = (await client.get_job_metrics(handle.name))["loss"]
+        assert (loss.min, loss.max, loss.latest) == (0.25, 1.0, 1.0)
+
+    @guarantee(5)
     async def test_numbers_that_nobody_read_while_they_came_are_there_for_the_next_client(self, home: Path) -> None:
         async with self.new_client() as first:
             handle = await first.submit(train_func=_jobs.report_numbers, func_args={"losses": [1.0, 2.0]})
