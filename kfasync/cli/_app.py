@@ -16,6 +16,7 @@ __all__ = ["run"]
 
 Format = Annotated[Output, Parameter(name=["--output", "-o"], help="text, or json: one document, or a line per item.")]
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on with what comes.")]
+All = Annotated[bool, Parameter(name=["--all", "-a"], negative="", help="Also those that have ended.")]
 Names = Annotated[list[str], Parameter(negative="", consume_multiple=True, help="Job names.")]
 
 app = App(
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 @app.command
-def ps(*, all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = False, output: Format = "text") -> int:
+def ps(*, all: All = False, output: Format = "text") -> int:
     """List the jobs that have not ended; with -a all of them."""
     from kfasync.cli import _jobs
 
@@ -57,6 +58,7 @@ def ps(*, all: Annotated[bool, Parameter(name=["--all", "-a"], negative="")] = F
 @app.command
 def logs(
     name: str,
+    /,
     *,
     follow: Follow = False,
     step: str = "node-0",
@@ -81,7 +83,7 @@ def logs(
 
 @app.command
 def events(
-    name: str | None = None, *, follow: Follow = False, since: int | None = None, output: Format = "text"
+    name: str | None = None, /, *, follow: Follow = False, since: int | None = None, output: Format = "text"
 ) -> int:
     """Print what happened to one job, or to all.
 
@@ -95,7 +97,7 @@ def events(
 
 
 @app.command
-def wait(name: str, *, timeout: float | None = None, output: Format = "text") -> int:
+def wait(name: str, /, *, timeout: float | None = None, output: Format = "text") -> int:
     """Wait for a job's end and leave with its exit code.
 
     Args:
@@ -140,6 +142,7 @@ def delete(names: Names, /, *, output: Format = "text") -> int:
 @app.command(name="run")
 def run_script(
     script: Path,
+    /,
     *args: Annotated[str, Parameter(allow_leading_hyphen=True)],
     name: str | None = None,
     nodes: int | None = None,

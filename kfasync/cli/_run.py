@@ -71,7 +71,8 @@ def perform(body: Callable[[Command], Awaitable[int]]) -> int:
         name = commands[0].following if commands else None
         if name is not None:
             message(
-                f"\njob {name} is still running; resume with: kfasync wait {name}; cancel with: kfasync cancel {name}"
+                f"\njob {name} is still running; resume following with: kfasync wait {name}; "
+                f"cancel with: kfasync cancel {name}"
             )
         return INTERRUPTED
     except JobFailedError as error:

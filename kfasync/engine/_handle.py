@@ -113,10 +113,7 @@ class JobHandle:
         except TimeoutError:
             if last is None or not clock.expired():
                 raise
-            told = f"{last.status.value} ({last.reason})" if last.reason else last.status.value
-            raise WaitTimeoutError(
-                f"job {self._name!r} is {told} after {timeout} s, not {' or '.join(sorted(wanted))}; it goes on"
-            ) from None
+            raise WaitTimeoutError(_late(last, timeout, wanted)) from None
         raise JobNotFoundError(self._name)
 
     async def changes(self) -> AsyncGenerator[JobState, None]:
@@ -278,6 +275,16 @@ def _statuses(status: Collection[str]) -> frozenset[Status]:
     if not given or not given <= known:
         raise InvalidSpecError(f"status must name some of {', '.join(sorted(known))}; not {status!r}")
     return frozenset(map(Status, given))
+
+
+def _late(state: JobState, timeout: float | None, wanted: frozenset[Status]) -> str:
+    told, name = state.status.value, state.name
+    if state.reason not in ("", told):
+        told += f" ({state.reason})"
+    next_step = "it goes on"
+    if state.status is Status.SUSPENDED:
+        next_step = f"resume it with client.resume({name!r}) or kfasync resume {name}"
+    return f"job {name!r} is {told} after {timeout} s, not {' or '.join(sorted(wanted))}; {next_step}"
 
 
 def _reached(state: JobState, wanted: frozenset[Status]) -> bool:

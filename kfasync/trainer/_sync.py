@@ -37,7 +37,7 @@ def _going_on(name: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(
-            f"\njob {name} goes on; resume: kfasync wait {name}; cancel: kfasync cancel {name}",
+            f"\njob {name} goes on; resume following: kfasync wait {name}; cancel: kfasync cancel {name}",
             file=sys.stderr,
             flush=True,
         )

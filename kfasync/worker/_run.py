@@ -121,7 +121,10 @@ def _run(ctx: dict[str, Any], main: ModuleType) -> Outcome:
         value, problem = attempt(_await, value)
         ended = time.time()
     if problem is not None:
-        return Outcome.of(problem, ended)
+        outcome = Outcome.of(problem, ended)
+        if not outcome.code:
+            outcome.result_error = f"the {ctx['kind']} ended by sys.exit() before it returned"
+        return outcome
     outcome = Outcome(time=ended)
     if ctx.get("result_file") or os.environ.get("KFASYNC_REPORT") == "stdout":
         _, problem = attempt(_result.keep, value, ctx.get("result_file") or "")

@@ -189,6 +189,14 @@ def test_wrong_usage_is_code_2_with_nothing_on_stdout(kf: Kf, arguments: list[st
     assert ran.err
 
 
+@pytest.mark.parametrize(("command", "missing"), [("run", "SCRIPT"), ("logs", "NAME"), ("wait", "NAME")])
+def test_a_missing_argument_is_named_as_it_is_given(kf: Kf, command: str, missing: str) -> None:
+    ran = kf(command)
+    assert ran.code == 2
+    assert missing in ran.err
+    assert f"--{missing.lower()}" not in ran.err
+
+
 @pytest.mark.parametrize(
     "arguments", [["/no/such/script.py"], ["SCRIPT", "-e", "X"], ["SCRIPT", "--name", "Not Valid"]]
 )
@@ -205,6 +213,7 @@ def test_version_and_help(kf: Kf) -> None:
     shown = kf("--help")
     assert shown.code == 0
     assert {"ps", "logs", "events", "wait", "cancel", "delete"} <= set(shown.out.split())
+    assert "Also those that have ended." in kf("ps", "--help").out
 
 
 def test_an_empty_home_lists_nothing_and_starts_no_supervisor(

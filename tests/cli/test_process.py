@@ -39,7 +39,8 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"job {name} is still running; resume with: kfasync wait {name}; cancel with: kfasync cancel {name}" in err
+    assert f"job {name} is still running; resume following with: kfasync wait {name}; " in err
+    assert f"; cancel with: kfasync cancel {name}" in err
     assert "Traceback" not in err
     open_gate(gate)
     assert kf("wait", name).code == 0

@@ -92,6 +92,15 @@ async def test_wait_times_out_by_the_monotonic_clock_and_the_job_goes_on(job: Jo
     await job.wait()
 
 
+async def test_a_wait_for_a_suspended_job_times_out_and_says_how_to_resume(job: JobHandle, place: Place) -> None:
+    await place.start(job.uid)
+    await job.suspend()
+    await job.wait({"Suspended"})
+    told = rf"job '{job.name}' is Suspended after 0 s, not Complete; resume it with .*kfasync resume {job.name}$"
+    with pytest.raises(WaitTimeoutError, match=told):
+        await job.wait(timeout=0)
+
+
 async def test_a_timeout_of_zero_looks_at_the_present_state(job: JobHandle, place: Place) -> None:
     with pytest.raises(WaitTimeoutError):
         await job.wait(timeout=0)

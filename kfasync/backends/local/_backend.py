@@ -71,6 +71,8 @@ class LocalBackend(Backend):
                 f"the function and its arguments are {len(payload.data) >> 20} MiB, more than {_PAYLOAD_LIMIT >> 20}: "
                 "put the data into a file and pass its path"
             )
+        if spec.entry == "container" and not (spec.image or spec.command or spec.args):
+            raise UnsupportedError("nothing to run: give train_func=, script= or trainer=")
         if spec.entry == "container":
             raise UnsupportedError(
                 "the local backend runs functions and scripts, not images: use CustomTrainer or script=, "

@@ -137,7 +137,8 @@ class Environments:
             requirements: pip requirements; paths are absolute (see `normalise`).
             index_urls: Package indexes, the first one primary. None, or only PyPI: pip's configuration decides.
             environ: The job's environment; pip's and uv's variables in it count.
-            progress: Gets each line of the installer's output, free of credentials.
+            progress: Gets the requirements when they have to be installed, then each line of the installer's output,
+                free of credentials.
 
         Returns:
             The environment's interpreter.
@@ -163,6 +164,7 @@ class Environments:
             build.task.add_done_callback(self._tasks.discard)
         assert build.task is not None
         build.askers.append(progress)
+        progress(", ".join(map(without_credentials, wanted.requirements)))
         try:
             await asyncio.shield(build.task)
         finally:

@@ -219,7 +219,6 @@ class Runner:
             await reporting
 
     async def _report_install(self, lines: asyncio.Queue[str | None]) -> None:
-        await self._pending("Installing", "installing " + ", ".join(self.spec.packages))
         while (line := await lines.get()) is not None:
             # An installer may print faster than anybody reads: each event carries what is newest when it is written.
             while not lines.empty():

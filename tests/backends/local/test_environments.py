@@ -72,7 +72,7 @@ async def test_ten_jobs_that_ask_at_once_share_one_environment_and_tell_its_prog
     assert [str(path) for path in (home / "environments").iterdir()] == [where]
     for handle in handles:
         told = installing(await history(client, handle.name))
-        assert told[0] == "installing shared-by-ten"
+        assert told[0] == "shared-by-ten"
         assert any("shared" in line for line in told[1:])
     built = (Path(where) / "pyvenv.cfg").stat().st_ino
     later = await client.submit(
@@ -80,6 +80,8 @@ async def test_ten_jobs_that_ask_at_once_share_one_environment_and_tell_its_prog
     )
     assert await later.result() == ("1.0", where)
     assert (Path(where) / "pyvenv.cfg").stat().st_ino == built
+    # Nothing was installed, so nothing is told.
+    assert installing(await history(client, later.name)) == []
 
 
 async def test_a_failed_install_fails_the_job_with_the_installers_own_words(

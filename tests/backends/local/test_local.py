@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig, _process
-from kfasync.errors import JobFailedError, JobNotFoundError, UnsupportedError
+from kfasync.errors import JobFailedError, JobNotFoundError, ResultError, UnsupportedError
 from kfasync.events import JobPending, JobRestarting, JobStarted, JobSuspended
 from kfasync.jobs import RestartPolicy
 from kfasync.trainer import AsyncTrainerClient
@@ -213,6 +214,17 @@ async def test_a_client_on_uvloop_submits_follows_and_starts_a_supervisor(own_ho
             return await handle.result(), lines
 
     assert await asyncio.to_thread(uvloop.run, use()) == (7, ["hello"])
+
+
+async def test_a_job_of_nothing_is_refused_with_what_to_give(client: AsyncTrainerClient) -> None:
+    with pytest.raises(UnsupportedError, match=r"nothing to run: give train_func=, script= or trainer="):
+        await client.submit()
+
+
+async def test_a_function_that_exits_has_no_result_and_says_so(client: AsyncTrainerClient) -> None:
+    handle = await client.submit(train_func=sys.exit)
+    with pytest.raises(ResultError, match=r"the function ended by sys.exit\(\) before it returned"):
+        await handle.result()
 
 
 async def test_a_gpu_that_the_machine_lacks_is_a_warning(client: AsyncTrainerClient) -> None:
