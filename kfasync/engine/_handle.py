@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +100,9 @@ class JobHandle:
             BackendError: The place can't be watched any more.
         """
         wanted = _statuses(status)
-        if timeout is not None and not timeout >= 0:
+        if timeout is not None and not (_is_number(timeout) and timeout >= 0):
             raise InvalidSpecError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
-        limit = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        limit = None if timeout in (None, math.inf) else asyncio.get_running_loop().time() + timeout
         last: JobState | None = None
         try:
             async with asyncio.timeout(None) as clock, contextlib.aclosing(self.changes()) as states:
@@ -156,6 +158,9 @@ class JobHandle:
             since: The cursor of an earlier `LogLine`, or a Unix time in seconds.
             attempt: One attempt, or None for the latest.
             streams: Which of ``stdout``, ``stderr`` and ``report``.
+
+        Raises:
+            InvalidSpecError: An argument names what can't exist.
         """
         core = await self._ready()
         query = LogQuery(
@@ -164,6 +169,7 @@ class JobHandle:
         end = _End()
         with core.tail.listening(end, self._uid):
             state = await core.known(self._uid, self._name)
+            _check_query(query, state)
             if state.terminal:
                 end.done.set()
             elif follow:
@@ -247,9 +253,17 @@ class JobHandle:
         return await insist("results", lambda: core.backend.results(state, rank))
 
     async def files(self, node: int = 0) -> list[Path]:
-        """The files that the job left in one node's working directory, sorted."""
+        """The files that the job left in one node's working directory, sorted.
+
+        Raises:
+            InvalidSpecError: The job has no such node.
+        """
         core = await self._ready()
-        root = await core.backend.files(await core.known(self._uid, self._name), node)
+        state = await core.known(self._uid, self._name)
+        nodes = state.job_spec.num_nodes
+        if not _is_count(node) or node >= nodes:
+            raise InvalidSpecError(f"job {self._name!r} has the nodes 0 to {nodes - 1}, not {node!r}")
+        root = await core.backend.files(state, node)
         return await asyncio.to_thread(lambda: sorted(path for path in root.rglob("*") if path.is_file()))
 
 
@@ -270,11 +284,35 @@ class _End:
 
 
 def _statuses(status: Collection[str]) -> frozenset[Status]:
-    given = {status} if isinstance(status, str) else set(status)
+    try:
+        given = {status} if isinstance(status, str) else set(status)
+    except TypeError:
+        given = set()
     known = {member.value for member in Status}
     if not given or not given <= known:
         raise InvalidSpecError(f"status must name some of {', '.join(sorted(known))}; not {status!r}")
     return frozenset(map(Status, given))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
+
+
+def _check_query(query: LogQuery, state: JobState) -> None:
+    """Refuse what no place can answer; the place knows of steps, ranks and its own cursors."""
+    tail, since, attempt = query.tail, query.since, query.attempt
+    if tail is not None and not _is_count(tail):
+        raise InvalidSpecError(f"tail={tail!r}: a number of lines is 0 or more")
+    if not (since is None or isinstance(since, str) or (_is_number(since) and math.isfinite(since))):
+        raise InvalidSpecError(f"since={since!r}: give the cursor of a line, or a Unix time in seconds")
+    # Whoever follows a job that may run again can wait for the attempt.
+    coming = query.follow and not state.terminal
+    if attempt is not None and not (_is_count(attempt) and attempt > 0 and (coming or attempt <= state.attempt)):
+        raise InvalidSpecError(f"job {state.name!r} has the attempts 1 to {state.attempt}, not {attempt!r}")
 
 
 def _late(state: JobState, timeout: float | None, wanted: frozenset[Status]) -> str:

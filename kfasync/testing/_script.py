@@ -128,11 +128,14 @@ class FakeRank:
         """What `kfasync.report` does."""
         if step is None:
             step = values.pop("step", None) if "step" in values else values.get("epoch")
+        if not values:
+            raise TypeError("report() has no metrics: give numbers by name, such as report(step=1, loss=0.5)")
         plain = {name: value if math.isfinite(value) else repr(float(value)) for name, value in values.items()}
         self._report({"k": "metric", "s": step, "m": plain})
 
     def progress(self, percent: float | None = None, *, remaining: float | None = None, message: str = "") -> None:
         """What `kfasync.progress` does."""
+        percent = None if percent is None else min(max(percent, 0.0), 100.0)
         self._report({"k": "progress", "p": percent, "r": remaining, "msg": message})
 
     def should_stop(self) -> bool:

@@ -24,7 +24,7 @@ def report(step: float | None = None, /, **metrics: object) -> bool:
         Whether anybody can read it: False outside of a job.
 
     Raises:
-        TypeError: A value is not a number; the message names the metric.
+        TypeError: There is no metric, or a value is not a number; the message names the metric.
 
     Example:
         >>> report(epoch=3, loss=0.25)
@@ -34,17 +34,19 @@ def report(step: float | None = None, /, **metrics: object) -> bool:
         if step is not None:
             raise TypeError("report() got the step twice: by position and as step=")
         step = metrics.pop("step")  # type: ignore[assignment]
+    if not metrics:
+        raise TypeError("report() has no metrics: give numbers by name, such as report(step=1, loss=0.5)")
     if step is None:
         step = metrics.get("epoch")  # type: ignore[assignment]
-    values = {name: number(name, value) for name, value in metrics.items()}
-    return emit_metrics(values, None if step is None else number("step", step))
+    values = {name: number(f"the metric {name!r}", value) for name, value in metrics.items()}
+    return emit_metrics(values, None if step is None else number("the step", step))
 
 
 def progress(percent: float | None = None, *, remaining: float | None = None, message: str = "") -> bool:
     """Report how far the training is.
 
     Args:
-        percent: 0 to 100.
+        percent: 0 to 100; what is below or above counts as the nearest of the two, as with Kubeflow.
         remaining: Estimated seconds to the end.
         message: A word for people, such as the present phase.
 
@@ -61,8 +63,8 @@ def progress(percent: float | None = None, *, remaining: float | None = None, me
     )
 
 
-def number(name: str, value: object) -> float:
-    """The value as a float.
+def number(what: str, value: object) -> float:
+    """The value as a float; ``what`` it is, for the message.
 
     Raises:
         TypeError: It is none.
@@ -73,8 +75,8 @@ def number(name: str, value: object) -> float:
         try:
             return float(detach() if detach is not None else value)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError, RuntimeError) as e:
-            raise TypeError(f"the metric {name!r} is no single number: {_short(value)}") from e
-    raise TypeError(f"the metric {name!r} is no single number: {_short(value)}")
+            raise TypeError(f"{what} is no single number: {_short(value)}") from e
+    raise TypeError(f"{what} is no single number: {_short(value)}")
 
 
 def emit_metrics(values: dict[str, float], step: float | None, **extra: str) -> bool:
@@ -87,7 +89,7 @@ def emit_metrics(values: dict[str, float], step: float | None, **extra: str) -> 
 
 def emit_progress(percent: float | None, remaining: float | None, message: str = "", **extra: str) -> bool:
     """Append one progress line; a value that is not finite says nothing."""
-    percent = percent if percent is not None and math.isfinite(percent) else None
+    percent = min(max(percent, 0.0), 100.0) if percent is not None and math.isfinite(percent) else None
     remaining = remaining if remaining is not None and math.isfinite(remaining) else None
     return emit({"k": "progress", "t": time.time(), "p": percent, "r": remaining, "msg": message, **extra})
 

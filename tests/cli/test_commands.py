@@ -120,6 +120,13 @@ def test_logs_gives_the_tail_the_nodes_and_a_cursor_to_go_on_from(kf: Kf, tmp_pa
     assert kf("logs", name, "--since", lines[0]["cursor"]).out == "1\n2\n"
 
 
+def test_a_time_that_is_none_is_refused(kf: Kf, script: str, name: str) -> None:
+    kf("run", script, "--name", name)
+    ran = kf("logs", name, "--since", "nan")
+    assert (ran.code, ran.out) == (1, "")
+    assert "since=nan" in ran.err
+
+
 def test_logs_following_an_ended_job_end(kf: Kf, script: str, name: str) -> None:
     kf("run", script, "--name", name)
     ran = kf("logs", "-f", name)

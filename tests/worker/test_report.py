@@ -81,6 +81,22 @@ def test_a_value_that_is_no_number_is_refused_by_name(
     assert not (tmp_path / "report").exists()
 
 
+def test_a_report_of_nothing_says_what_to_give() -> None:
+    for nothing in ((), (1,)):
+        with pytest.raises(TypeError, match=r"give numbers by name, such as report\(step=1, loss=0\.5\)"):
+            report(*nothing)
+    with pytest.raises(TypeError, match="give numbers by name"):
+        report(step=1)
+
+
+def test_progress_stays_within_0_and_100_and_names_what_is_no_number(lines: Callable[[], list[dict[str, Any]]]) -> None:
+    for percent in (-3, 140, 99.5):
+        progress(percent)
+    assert [line["p"] for line in lines()] == [0.0, 100.0, 99.5]
+    with pytest.raises(TypeError, match=r"^percent is no single number: 'a'"):
+        progress("a")  # type: ignore[arg-type]
+
+
 def test_progress_is_one_line(lines: Callable[[], list[dict[str, Any]]]) -> None:
     assert progress(40, remaining=12.5, message='epoch "2"\n') is True
     line = lines()[0]

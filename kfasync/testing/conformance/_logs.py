@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
 from kfasync.backends.base import LogLine
+from kfasync.errors import InvalidSpecError
 from kfasync.testing.conformance import _jobs
 from kfasync.testing.conformance._base import ConformanceBase, guarantee, line, texts
 from kfasync.trainer import AsyncTrainerClient
@@ -107,6 +110,21 @@ class LogTests(ConformanceBase):
         await handle.wait()
         assert await texts(handle, tail=tail) == expected
         assert await texts(handle, tail=tail, follow=True) == expected
+
+    @guarantee(4)
+    async def test_a_query_for_what_can_not_exist_is_an_error(self, client: AsyncTrainerClient) -> None:
+        handle = await client.submit(train_func=_jobs.print_lines, func_args={"lines": ["a"]})
+        await handle.wait()
+        queries: list[dict[str, Any]] = [{"tail": tail} for tail in ("3", -1, 1.5)]
+        queries += [{"since": []}, {"since": float("nan")}, {"since": True}]
+        queries += [{"attempt": attempt} for attempt in (99, 0, "1")]
+        for query in queries:
+            [(name, value)] = query.items()
+            with pytest.raises(InvalidSpecError, match=rf"{name}.*{re.escape(repr(value))}"):
+                await texts(handle, **query)
+        for node in (4, 1, -1, "0"):
+            with pytest.raises(InvalidSpecError, match=f"nodes 0 to 0, not {node!r}"):
+                await handle.files(node)  # type: ignore[arg-type]
 
     @guarantee(4)
     async def test_lines_of_any_content_and_length_arrive_as_printed(self, client: AsyncTrainerClient) -> None:

@@ -126,4 +126,7 @@ class WaitTests(ConformanceBase):
         handle = await client.submit(train_func=_jobs.add, func_args={"a": 1})
         with pytest.raises(InvalidSpecError, match="Finished"):
             await client.wait_for_job_status(handle.name, {"Finished"})
+        for timeout in ("1", -1, float("nan"), True):
+            with pytest.raises(InvalidSpecError, match="timeout"):
+                await handle.wait(timeout=timeout)  # type: ignore[arg-type]
         await handle.wait()
