@@ -52,7 +52,7 @@ class TrainKeywords(TypedDict, total=False):
         image: Container image, for places that run containers.
         labels: Labels.
         annotations: Annotations.
-        active_deadline: Seconds from creation or resume after which the job fails.
+        active_deadline: Seconds from creation or resume after which the job fails, at least 1.
         start_deadline: Seconds from creation within which it must run.
         ttl: Seconds after its end at which the job is deleted.
         restart_policy: What to do when the group fails.
@@ -286,7 +286,10 @@ def _read_options(written: Mapping[str, Any], entry: str) -> dict[str, Any]:
     fields: dict[str, Any] = {"name": new_name() if name is None else name}
     fields["labels"] = _mapping("labels", metadata.pop("labels", None))
     fields["annotations"] = _mapping("annotations", metadata.pop("annotations", None))
-    fields["active_deadline"] = _seconds("active_deadline", spec.pop("activeDeadlineSeconds", None))
+    deadline = fields["active_deadline"] = _seconds("active_deadline", spec.pop("activeDeadlineSeconds", None))
+    # Kubernetes' rule, kept on every backend so that code moves between them unchanged.
+    if deadline is not None and deadline < 1:
+        raise InvalidSpecError(f"active_deadline must be at least 1 second, not {deadline!r}")
     for key in ("command", "args"):
         if trainer.get(key) is None:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,6 +137,17 @@ class SubmitTests(ConformanceBase):
         with pytest.raises(JobFailedError) as caught:
             await handle.wait()
         assert caught.value.reason == "StartDeadlineExceeded"
+
+    @guarantee(2)
+    async def test_an_active_deadline_is_at_least_a_second(self, client: AsyncTrainerClient) -> None:
+        def option(job_spec: dict[str, Any], trainer: object, backend: object) -> None:
+            job_spec.setdefault("spec", {})["activeDeadlineSeconds"] = 0
+
+        short: list[dict[str, Any]] = [{"active_deadline": 0}, {"active_deadline": 0.5}, {"options": [option]}]
+        for given in short:
+            with pytest.raises(InvalidSpecError, match="active_deadline must be at least 1 second"):
+                await client.submit(train_func=_jobs.wait_for_stop, name="too-short", **given)
+        assert "too-short" not in [job.name for job in await client.list_jobs()]
 
     @guarantee(2)
     async def test_a_job_past_its_active_deadline_fails(self, client: AsyncTrainerClient) -> None:

@@ -154,7 +154,7 @@ async def test_grandchildren_do_not_outlive_the_job(client: AsyncTrainerClient) 
 
 
 async def test_a_deadline_ends_the_job(client: AsyncTrainerClient) -> None:
-    handle = await client.submit(train_func=wait_for_ever, active_deadline=0.3)
+    handle = await client.submit(train_func=wait_for_ever, active_deadline=1.25)
     with pytest.raises(JobFailedError) as caught:
         await handle.wait(timeout=60)
     assert caught.value.reason == "DeadlineExceeded"
