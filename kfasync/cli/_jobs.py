@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kfasync import settings
 from kfasync.cli._output import Output, age, event_record, event_text, json_line, line, message, plain, table
-from kfasync.cli._run import Command, failure_code
+from kfasync.cli._run import ERROR, Command, failure_code
 from kfasync.errors import InvalidSpecError, JobFailedError, JobNotFoundError
 from kfasync.state import Journal
 
@@ -145,13 +145,22 @@ async def control(command: Command, action: str, names: Sequence[str], *, output
     """Cancel, suspend, resume or delete; all names are looked up before anything is done."""
     client = command.client
     handles = [await client.attach(name) for name in names]
+    records, code = [], 0
     for handle in handles:
-        await getattr(handle, action)()
-        if output == "text":
-            line(handle.name)
+        state = await handle.state()
+        idle = state.terminal and action != "delete"
+        if idle:
+            message(f"kfasync: job {handle.name} is {state.status.value}: nothing to {action}")
+            # To cancel twice is no mistake; to resume what has ended is one.
+            code = code if action == "cancel" else ERROR
+        else:
+            await getattr(handle, action)()
+            if output == "text":
+                line(handle.name)
+        records.append({"name": handle.name, "uid": handle.uid, "requested": None if idle else action})
     if output == "json":
-        json_line([{"name": handle.name, "uid": handle.uid, "requested": action} for handle in handles])
-    return 0
+        json_line(records)
+    return code
 
 
 async def submit(command: Command, script: Path, keywords: dict[str, Any], *, attached: bool, output: Output) -> int:

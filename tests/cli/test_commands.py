@@ -170,6 +170,17 @@ def test_suspend_and_resume(kf: Kf, script: str, gate: Path, name: str) -> None:
     assert (waited.code, waited.json["status"]) == (0, "Complete")
 
 
+@pytest.mark.parametrize(("action", "code"), [("cancel", 0), ("suspend", 1), ("resume", 1)])
+def test_what_has_ended_is_not_said_to_be_stopped_or_resumed(
+    kf: Kf, script: str, name: str, action: str, code: int
+) -> None:
+    kf("run", script, "--name", name)
+    ran = kf(action, name)
+    assert (ran.code, ran.out, ran.err) == (code, "", f"kfasync: job {name} is Complete: nothing to {action}\n")
+    told = kf(action, name, "-o", "json")
+    assert (told.code, [job["requested"] for job in told.json]) == (code, [None])
+
+
 def test_delete_takes_several_names(kf: Kf, script: str, name: str) -> None:
     for each in (f"{name}-a", f"{name}-b"):
         kf("run", script, "--name", each)
