@@ -20,6 +20,15 @@ __all__ = ["JobSpec", "Resources", "RestartPolicy", "SecretRef", "check_name", "
 # Kubernetes' rule for a TrainJob (RFC 1035 label), kept on every backend so that code moves between them unchanged.
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _QUANTITY = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)(?P<suffix>m|[kKMGTPE]i?|)")
+_SET_BY_TORCHRUN_TRAINER_AND_US = (
+    "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE ROLE_NAME "
+    "MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT TORCHELASTIC_MAX_RESTARTS "
+    "TORCHELASTIC_USE_AGENT_STORE TORCHELASTIC_ERROR_FILE PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR "
+    "PET_MASTER_PORT KFASYNC_JOB_NAME KFASYNC_JOB_UID KFASYNC_ATTEMPT KFASYNC_REPORT_FILE KFASYNC_STOP_FILE"
+)
+#: Variables that every place sets for each rank, so that the same code runs on all of them; a job's own values for
+#: these are ignored.
+RANK_VARIABLES = frozenset(_SET_BY_TORCHRUN_TRAINER_AND_US.split())
 _SCALE = {"": 1.0, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _SCALE |= {f"{unit}i": 1024.0**power for power, unit in enumerate("KMGTPE", start=1)}
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
+from kfasync import log
 from kfasync.errors import ClientClosedError, InvalidSpecError, RuntimeNotFoundError
 from kfasync.trainer._choice import choose
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncTrainerClient"]
 
+_log = log.get("trainer")
 _COMPLETE = frozenset({"Complete"})
 
 
@@ -136,6 +138,7 @@ class AsyncTrainerClient:
             # The first time: in a thread, so that a supervisor starts meanwhile and the caller's loop goes on.
             await asyncio.to_thread(import_module, "kfasync.trainer._build")
         from kfasync import settings
+        from kfasync.jobs._spec import RANK_VARIABLES
         from kfasync.trainer._build import Call, build
 
         plan = build(
@@ -145,7 +148,10 @@ class AsyncTrainerClient:
             grace=settings.load().grace,
             strict=bool(getattr(self._config, "strict", False)),
         )
-        return await engine.submit(plan.spec, plan.payload, plan.secrets)
+        handle = await engine.submit(plan.spec, plan.payload, plan.secrets)
+        if ignored := sorted(plan.spec.env.keys() & RANK_VARIABLES):
+            _log.warning("env_ignored", job=handle.name, variables=ignored, why="they are set for each rank")
+        return handle
 
     async def attach(self, name: str) -> AsyncJobHandle:
         """A handle on a job that exists, whichever process submitted it.

@@ -268,6 +268,9 @@ class Runner:
         for rank, child in enumerate(children):
             devices = grant.devices[rank // (self.spec.num_proc_per_node or 1)] if grant.devices else ()
             own = rank_environment(self.spec, self.uid, self.attempt, rank, port, devices, self.directory)
+            if rank == 0 and (ignored := sorted(self.spec.env.keys() & own.keys())):
+                names = ", ".join(ignored)
+                await self.warn("EnvIgnored", f"{names} in env: set for each rank, so not taken from there")
             context = rank_context(self.spec, launch, self.uid, self.attempt, rank, nonce, self.directory)
             if fresh:
                 context = write_exec_context(context, python, _WORKER)

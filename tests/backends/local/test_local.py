@@ -20,6 +20,7 @@ from kfasync.backends.local import LocalProcessBackendConfig, _process
 from kfasync.errors import JobFailedError, JobNotFoundError, ResultError, UnsupportedError
 from kfasync.events import JobPending, JobRestarting, JobStarted, JobSuspended
 from kfasync.jobs import RestartPolicy
+from kfasync.jobs._spec import RANK_VARIABLES
 from kfasync.trainer import AsyncTrainerClient
 from tests.backends.local.conftest import end_supervisors, supervisor_status
 
@@ -232,6 +233,25 @@ async def test_a_gpu_that_the_machine_lacks_is_a_warning(client: AsyncTrainerCli
     state = await handle.wait(timeout=60)
     assert [reason for reason, _ in state.warnings] == ["NoGPU"]
     assert await handle.result() is None
+
+
+async def test_variables_that_are_set_for_each_rank_are_named_when_a_job_gives_its_own(
+    client: AsyncTrainerClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    handle = await client.submit(train_func=lambda: os.environ["RANK"], env={"RANK": "7", "WORLD_SIZE": "9", "OWN": ""})
+    state = await handle.wait(timeout=60)
+    assert await handle.result() == "0"
+    [(reason, message)] = state.warnings
+    assert (reason, message.partition(" in env")[0]) == ("EnvIgnored", "RANK, WORLD_SIZE")
+    [told] = [record for record in caplog.records if record.name == "kfasync.trainer"]
+    assert vars(told)["kfasync"]["variables"] == ["RANK", "WORLD_SIZE"]
+
+
+async def test_the_variables_known_to_be_set_for_each_rank_are_those_that_are(client: AsyncTrainerClient) -> None:
+    handle = await client.submit(train_func=lambda: dict(os.environ))
+    # A progress server of the job's own is respected.
+    ours = {name for name in await handle.result() if not name.startswith("KUBEFLOW_TRAINER_SERVER_")}
+    assert ours - os.environ.keys() == RANK_VARIABLES
 
 
 async def test_simulated_gpus_are_handed_out_by_slot(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
