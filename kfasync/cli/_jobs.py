@@ -92,6 +92,10 @@ async def events(command: Command, name: str | None, *, follow: bool, since: int
 
     if not follow:
         uid = (await command.client.attach(name)).uid if name else None
+        # The journal has only those numbers that somebody has read from the jobs' output so far.
+        for each in [name] if name else [job.name for job in await command.client.list_jobs()]:
+            with contextlib.suppress(JobNotFoundError):
+                await command.client.get_job_metrics(each)
         await _recorded(show, since or 0, uid)
         return 0
     if name:
@@ -106,11 +110,8 @@ async def events(command: Command, name: str | None, *, follow: bool, since: int
 
 async def _recorded(show: Any, since: int, uid: str | None) -> None:
     """Everything in the journal: that of deleted jobs too, and no supervisor is started for it."""
-    path = settings.load().home / "journal.sqlite3"
-    if not path.exists():
-        return
     async with contextlib.AsyncExitStack() as stack:
-        journal = await Journal.open(path)
+        journal = await Journal.open(settings.load().home / "journal.sqlite3")
         stack.push_async_callback(journal.aclose)
         while page := await journal.events(since, uid=uid, limit=_PAGE):
             for event in page:

@@ -142,6 +142,20 @@ def test_events_tell_the_story_and_go_on_behind_a_cursor(kf: Kf, script: str, na
     assert len(kf("events", name).out.splitlines()) == len(told)
 
 
+@pytest.mark.parametrize("of_all", [False, True])
+def test_events_include_the_metrics_that_nobody_has_read_before(
+    kf: Kf, tmp_path: Path, name: str, of_all: bool
+) -> None:
+    script = tmp_path / "metrics.py"
+    script.write_text("print('loss=0.5')")
+    kf("run", "-d", script, "--name", name)
+    kf("wait", name)
+    told = kf("events", *([] if of_all else [name]), "-o", "json").lines
+    assert [event["values"] for event in told if (event["job"], event["type"]) == (name, "MetricReported")] == [
+        {"loss": 0.5}
+    ]
+
+
 def test_events_of_all_jobs_include_the_deleted_ones(kf: Kf, script: str, name: str) -> None:
     kf("run", script, "--name", name)
     assert kf("delete", name).code == 0
