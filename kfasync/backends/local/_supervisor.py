@@ -319,7 +319,7 @@ class Supervisor:
             # Not ours to remove on failure. The client asks again, and by then it is known.
             raise BackendUnavailableError(f"job {spec.name!r} is being submitted by an earlier request")
         try:
-            directory.create(blob, launch.dump(), spec.num_nodes)
+            await directory.create(blob, launch.dump(), spec.num_nodes)
             self._warm(launch)
             event = events.JobSubmitted(
                 place=self.place, job=spec.name, uid=uid, time=time.time(), spec=spec.to_dict(), digest=digest
