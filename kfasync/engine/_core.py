@@ -55,7 +55,10 @@ class Core:
     def close(self) -> None:
         """Tell everybody who waits, and start nothing any more."""
         self._closed = True
-        self.fail(_closed())
+        removed = self.journal.removed
+        self.fail(
+            BackendError(f"the journal of {self.place} was removed, and with it its jobs") if removed else _closed()
+        )
 
     def fail(self, error: KfasyncError) -> None:
         """Tell everybody who waits that nothing more will come."""

@@ -55,7 +55,8 @@ class Engine:
         self._backend = backend
         self._journal_path = journal_path
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._root: asyncio.Task[None] | None = None
+        # More than one only while the one before the last still closes.
+        self._roots: set[asyncio.Task[None]] = set()
         self._opened: asyncio.Future[Core] | None = None
         self._closed = False
 
@@ -71,9 +72,10 @@ class Engine:
         """End everything of this engine; jobs go on. Who still waits gets `ClientClosedError`. May be repeated."""
         self._check_loop()
         self._closed = True
-        if self._root is not None:
-            self._root.cancel()
-            await asyncio.wait({self._root})
+        for root in self._roots:
+            root.cancel()
+        if self._roots:
+            await asyncio.wait(self._roots)
 
     def _check_loop(self) -> None:
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
@@ -85,15 +87,22 @@ class Engine:
         self._check_loop()
         if self._closed:
             raise ClientClosedError("the client was closed")
-        if self._opened is None or (self._opened.done() and self._opened.exception() is not None):
+        if self._opened is None or _useless(self._opened):
             self._loop = asyncio.get_running_loop()
             opened = self._opened = self._loop.create_future()
-            self._root = self._loop.create_task(self._run(opened), name="kfasync-engine")
-            self._root.add_done_callback(lambda root: _settle(opened, root))
+            before = set(self._roots)
+            for root in before:
+                root.cancel()
+            root = self._loop.create_task(self._run(opened, before), name="kfasync-engine")
+            self._roots.add(root)
+            root.add_done_callback(self._roots.discard)
+            root.add_done_callback(lambda root: _settle(opened, root))
         # Shielded: one caller that gives up must not end the opening for the others.
         return await asyncio.shield(self._opened)
 
-    async def _run(self, opened: asyncio.Future[Core]) -> None:
+    async def _run(self, opened: asyncio.Future[Core], before: set[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)
         async with contextlib.AsyncExitStack() as stack:
             journal = await Journal.open(self._journal_path)
             stack.push_async_callback(journal.aclose)
@@ -212,6 +221,11 @@ class Engine:
     async def runtime_packages(self, runtime: Runtime) -> str:
         """Python version, installed packages and devices of a runtime."""
         return await (await self._ready()).backend.runtime_packages(runtime)
+
+
+def _useless(opened: asyncio.Future[Core]) -> bool:
+    """Whether the opening failed, or somebody has removed the journal since: what comes needs another."""
+    return opened.done() and (opened.exception() is not None or opened.result().journal.removed)
 
 
 def _settle(opened: asyncio.Future[Core], root: asyncio.Task[None]) -> None:

@@ -79,6 +79,7 @@ class Journal:
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self._path = path
+        self._inode = 0
         self._pid = os.getpid()
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
         # Guards _closed, _ended, _closers and _watches, and that nothing is queued behind the end.
@@ -110,10 +111,20 @@ class Journal:
         journal._thread.start()
         try:
             await opened.future
+            # While it is open no other file can be given its number.
+            journal._inode = os.stat(journal._path).st_ino
         except BaseException:
             await asyncio.shield(journal.aclose())
             raise
         return journal
+
+    @property
+    def removed(self) -> bool:
+        """Whether the file was removed or replaced since it was opened: what is written is lost then."""
+        try:
+            return os.stat(self._path).st_ino != self._inode
+        except OSError:
+            return True
 
     async def append(self, events: Sequence[Event]) -> list[Event | None]:
         """Record events, all of them or none.

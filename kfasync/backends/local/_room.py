@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import os
 import shutil
+from pathlib import Path
 
 from kfasync.backends.local._layout import Home, JobDir
+from kfasync.errors import JournalError
+from kfasync.state import Journal
 
 __all__ = ["Ballast", "empty"]
 
@@ -28,6 +31,17 @@ class Ballast:
     def __init__(self, home: Home) -> None:
         self._path = home.ballast
         self._kept = False
+
+    async def open_journal(self, path: Path) -> Journal:
+        """Open the journal, with this room if there is no other, and keep the room from then on."""
+        try:
+            journal = await Journal.open(path)
+        except JournalError:
+            if not self.give():
+                raise
+            journal = await Journal.open(path)
+        self.keep()
+        return journal
 
     def keep(self) -> None:
         """Take the room, unless it is taken or little more would be left."""

@@ -88,6 +88,7 @@ class Runner:
         self._timers: list[asyncio.TimerHandle] = []
         self._progress = 0
         self._over = False
+        self.finished = asyncio.Event()
         self._unkillable: list[asyncio.Future[Any]] = []
         if job.stop:
             self.request_stop(job.stop, job.stop_message)
@@ -132,6 +133,7 @@ class Runner:
         finally:
             for timer in self._timers:
                 timer.cancel()
+            self.finished.set()
 
     def _arm_deadlines(self) -> None:
         loop = asyncio.get_running_loop()

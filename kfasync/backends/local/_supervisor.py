@@ -31,6 +31,7 @@ from kfasync.backends.local._marks import Marks
 from kfasync.backends.local._packages import Environments
 from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._reaper import Reaper
+from kfasync.backends.local._removal import leave_when_removed
 from kfasync.backends.local._room import Ballast, empty
 from kfasync.backends.local._runner import Runner, stop_reason
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
@@ -98,7 +99,7 @@ class Supervisor:
         self._admission = Admission(
             cpus=float(cores), memory=memory, gpus=gpus, max_ranks=cores * self.settings.ranks_per_core
         )
-        self.journal = await self._open_journal()
+        self.journal = await self._ballast.open_journal(self.home.journal)
         self.marks = Marks(self.settings.log_limit)
         self.environments = Environments(self.home.environments, reaper.run, self.settings.keep_environments)
         self.zygotes = Zygotes(reaper, cgroups, self.home.log, self.settings.zygote_idle_timeout)
@@ -110,6 +111,7 @@ class Supervisor:
                     loop.add_signal_handler(number, self._ended.set)
                 server = await loop.create_unix_server(lambda: _Connection(self), sock=listener)
                 ready()
+                self.tasks.create_task(leave_when_removed(self.home, self.journal, self._runners, self._ended.set))
                 self._watch_idle()
                 await self._ended.wait()
                 server.close()
@@ -126,16 +128,6 @@ class Supervisor:
             reaper.stop()
             cgroups.close()
             await self.journal.aclose()
-
-    async def _open_journal(self) -> Journal:
-        try:
-            journal = await Journal.open(self.home.journal)
-        except JournalError:
-            if not self._ballast.give():
-                raise
-            journal = await Journal.open(self.home.journal)
-        self._ballast.keep()
-        return journal
 
     # ---------------------------------------------------------------- what a runner needs
 
