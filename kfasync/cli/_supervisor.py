@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import select
 
 from kfasync import settings
 from kfasync.backends.local._layout import Home
@@ -49,12 +51,16 @@ async def _ask(op: str) -> dict[str, object] | None:
     client = await link._try()
     if client is None:
         return None
+    process = os.pidfd_open(client.hello.result()["pid"])
     try:
         reply: dict[str, object] = {}
         with contextlib.suppress(ConnectionResetError):  # It may be gone before its answer to a handover arrives.
             reply = (await client.request({"op": op}, b"")).get("ok", {})
         if op == "handover":
+            # The connection ends before the process does.
             await client.lost
+            await asyncio.to_thread(select.select, [process], [], [])
         return reply
     finally:
         client.transport.close()
+        os.close(process)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.conftest import Ran, open_gate
@@ -85,6 +87,16 @@ def test_following_events_sees_a_job_of_another_process(kf: Kf, script: str) -> 
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert (seen[0], process.returncode) == ("JobSubmitted", 130)
+
+
+def test_no_supervisor_is_left_when_its_stop_returns(kf: Kf, script: str) -> None:
+    for number in range(5):
+        kf("run", script, "--name", f"before-stop-{number}")
+        pid = kf("supervisor", "status", "-o", "json").json["pid"]
+        assert kf("supervisor", "stop").code == 0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # Nobody may have reaped it yet.
+            assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_job_survives_its_supervisor_s_stop(kf: Kf, script: str, gate: Path) -> None:
