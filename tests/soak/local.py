@@ -78,8 +78,8 @@ async def soak(directory: Path, jobs: int, seed: int) -> Report:
             kind = ("rank", "zygote", "supervisor", "client")[sum(killed.values()) % 4]
             found: list[chaos.Identity] = []
             if kind == "rank":
-                for name in handles[-16:]:
-                    found += chaos.ranks(await (await client.attach(name)).state())
+                for job in await client._open().jobs():
+                    found += chaos.ranks(job) if job.status is Status.RUNNING else []
             elif kind == "zygote":
                 found = await chaos.zygotes(home)
             elif kind == "supervisor":
