@@ -64,7 +64,14 @@ async def test_wait_for_created_returns_at_once(job: JobHandle, place: Place) ->
 
 async def test_a_suspended_job_has_not_ended(job: JobHandle, place: Place) -> None:
     seen: list[str] = []
-    wait = asyncio.ensure_future(job.wait(on_change=lambda state: seen.append(f"{state.status.value}/{state.reason}")))
+    begun = asyncio.Event()
+
+    def note(state: JobState) -> None:
+        seen.append(f"{state.status.value}/{state.reason}")
+        begun.set()
+
+    wait = asyncio.ensure_future(job.wait(on_change=note))
+    await begun.wait()
     await place.start(job.uid)
     await job.wait({"Running"})
     await job.suspend()
