@@ -11,6 +11,7 @@ from kfasync.errors import JournalError
 from kfasync.jobs import JobSpec
 from kfasync.testing import FakeBackend, FakeWorld
 from kfasync.testing.replay import replaying, verify_journals
+from tests.conftest import FALSIFIED
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +26,7 @@ def falsify(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE events SET state_hash = (SELECT state_hash FROM events WHERE cursor = 1)")
     connection.close()
+    (path.parent / FALSIFIED).touch()
 
 
 async def test_every_journal_below_a_directory_is_verified(tmp_path: Path) -> None:
