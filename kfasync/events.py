@@ -32,6 +32,8 @@ __all__ = [
     "RankInfo",
     "StepChanged",
     "StopRequested",
+    "TrialEnded",
+    "TrialStarted",
     "UnknownEvent",
     "decode",
     "encode",
@@ -297,6 +299,54 @@ class JobWarning(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialStarted(Event):
+    """A study, which is the event's job, decided on a trial; the trial's own job is created after this was recorded.
+
+    ``attempt`` is that of the study's driver: what a driver tells after another one took over is refused.
+
+    Attributes:
+        number: The trial's number in its study, from 0.
+        trial: The name of the trial's job.
+        parameters: Hyperparameters by name: numbers, strings, bools or None.
+        retry: How often it was started before, for reasons that were not its own.
+        notes: What the algorithm noted on the trial and needs again after a restart of the driver, as JSON values.
+    """
+
+    number: int
+    trial: str
+    parameters: Mapping[str, Any]
+    retry: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"trial/{self.number}/started/{self.retry}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnded(Event):
+    """A trial of a study has ended.
+
+    Attributes:
+        number: The trial's number in its study.
+        outcome: ``complete``, ``failed`` or ``pruned``.
+        metrics: For each metric its smallest, largest and latest value.
+        reason: Typed reason of a failure.
+        message: What a person needs to know.
+    """
+
+    number: int
+    outcome: str
+    metrics: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"trial/{self.number}/ended"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gap(Event):
     """Something happened that nobody saw: events of a source, or a part of a log that went past its limit.
 
@@ -346,11 +396,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _tagged(value: Any) -> Any:
+    """A parameter may be a number or a string, so that nan needs another form than the string."""
+    return value if _plain(value) is value else {"float": _plain(value)}
+
+
+def _untagged(value: Any) -> Any:
+    return float(value["float"]) if isinstance(value, dict) else value
+
+
 def encode(event: Event) -> tuple[str, dict[str, Any]]:
     """Turn an event into its type's name and a body of plain JSON values (without the header fields)."""
     if isinstance(event, UnknownEvent):
         return event.type_name, dict(event.raw)
     body = {f.name: _plain(getattr(event, f.name)) for f in dataclasses.fields(event) if f.name not in _HEADER}
+    if isinstance(event, TrialStarted):
+        body["parameters"] = {k: _tagged(v) for k, v in event.parameters.items()}
     return type(event).__name__, body
 
 
@@ -373,6 +434,11 @@ def decode(type_name: str, body: Mapping[str, Any], **header: Any) -> Event:
         fields["ranks"] = tuple(RankInfo(**rank | {"devices": tuple(rank.get("devices", ()))}) for rank in ranks)
     elif cls is MetricReported:
         fields["values"] = {k: _NONFINITE.get(v, v) for k, v in fields.get("values", {}).items()}
+    elif cls is TrialStarted:
+        fields["parameters"] = {k: _untagged(v) for k, v in fields.get("parameters", {}).items()}
+    elif cls is TrialEnded:
+        metrics = fields.get("metrics", {}).items()
+        fields["metrics"] = {k: tuple(_NONFINITE.get(v, v) for v in values) for k, values in metrics}
     elif cls is JobFailed:
         fields["last_lines"] = tuple(fields.get("last_lines", ()))
     return cls(**fields, **header)

@@ -182,8 +182,14 @@ class Backend(abc.ABC):
         """The job's output. ``done`` is set by the engine when the job has ended."""
 
     @abc.abstractmethod
-    async def cancel(self, job: JobState) -> None:
-        """Have the job stopped; it ends as Failed(Cancelled), unless it ended before."""
+    async def cancel(self, job: JobState, *, cause: str = "cancel", message: str = "") -> None:
+        """Have the job stopped; it ends as Failed(Cancelled), or Failed(Pruned), unless it ended before.
+
+        Args:
+            job: The job.
+            cause: ``cancel`` or ``prune``.
+            message: What a person needs to know of it.
+        """
 
     @abc.abstractmethod
     async def suspend(self, job: JobState) -> None:

@@ -174,6 +174,21 @@ class Engine:
                     if uid is not None and isinstance(event, JobDeleted):
                         return
 
+    async def record(self, *events: Event) -> None:
+        """Record facts about jobs that their place does not know of, such as the trials of a study.
+
+        Raises:
+            TransitionError: One can't follow its job's history.
+        """
+        await (await self._ready()).journal.append(events)
+
+    async def history(self, uid: str) -> list[Event]:
+        """Everything that was recorded of a job so far."""
+        journal, events = (await self._ready()).journal, list[Event]()
+        while page := await journal.events(events[-1].cursor if events else 0, uid=uid):
+            events += page
+        return events
+
     async def job(self, name: str) -> JobState:
         """What is true of a job.
 

@@ -192,12 +192,16 @@ class JobHandle:
                     if isinstance(event, MetricReported):
                         yield event
 
-    async def cancel(self) -> None:
+    async def cancel(self, *, cause: str = "cancel", message: str = "") -> None:
         """Have the job stopped; it ends as Failed(Cancelled). Nothing happens to a job that has ended.
 
         Returns when the place has taken the request; `wait` tells of the end.
+
+        Args:
+            cause: ``cancel``, or ``prune`` for a trial that is not worth going on: it ends as Failed(Pruned).
+            message: What a person needs to know of it.
         """
-        await self._ask(lambda core, state: core.backend.cancel(state))
+        await self._ask(lambda core, state: core.backend.cancel(state, cause=cause, message=message))
 
     async def suspend(self) -> None:
         """Have the job stopped with grace, to be resumed later. Nothing happens to a job that has ended."""

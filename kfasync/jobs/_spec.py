@@ -195,7 +195,8 @@ class JobSpec:
         num_nodes: Nodes in the group.
         num_proc_per_node: Ranks on each node; None lets the backend apply its rule.
         resources: What each node asks for.
-        entry: ``function``, ``script`` or ``container`` (the image's own command).
+        entry: ``function``, ``script``, ``container`` (the image's own command) or ``study`` (the driver of one: it
+            does no work of its own, so it needs no place among the ranks).
         entry_name: What a person calls it: the function's qualified name or the script's path.
         image: Container image, where the user chose one.
         command: Command of a container job (`TrainerCommand`).

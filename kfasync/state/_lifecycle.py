@@ -29,6 +29,8 @@ from kfasync.events import (
     RankExited,
     StepChanged,
     StopRequested,
+    TrialEnded,
+    TrialStarted,
     UnknownEvent,
 )
 from kfasync.state._job import Failure, JobState, Progress, RankState, Status, StepState
@@ -281,6 +283,9 @@ _TRANSITIONS: Mapping[type[Event], _Rule] = MappingProxyType(
         # The live source outranks us: whatever was missed before, an end counts.
         JobCompleted: _Rule(_to(Status.COMPLETE, *_LIVE), _completed, opens_attempt=True),
         JobFailed: _Rule(_to(Status.FAILED, *_LIVE), _failed, opens_attempt=True),
+        # A study's trials are folded by the optimizer; its job says only who may record them: the driver of this attempt.
+        TrialStarted: _Rule(_stay(Status.RUNNING), _nothing),
+        TrialEnded: _Rule(_stay(Status.RUNNING), _nothing),
         # Reports come by another way than the watch and may overtake it.
         MetricReported: _Rule(_stay(*Status), _metric, opens_attempt=True),
         ProgressReported: _Rule(_stay(*Status), _progress, opens_attempt=True),

@@ -114,9 +114,9 @@ class FakeBackend(Backend):
         with self._call("submit"):
             self.world.create(submission)
 
-    async def cancel(self, job: JobState) -> None:
+    async def cancel(self, job: JobState, *, cause: str = "cancel", message: str = "") -> None:
         with self._call("cancel"):
-            self._stop(job, "cancel")
+            self._stop(job, cause)
 
     async def suspend(self, job: JobState) -> None:
         with self._call("suspend"):

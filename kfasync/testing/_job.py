@@ -39,6 +39,7 @@ _SIGTERM, _SIGKILL = -15, -9
 #: Ends that a stop leads to, by the stop's cause; the rest of the table is in `FakeJob._finish`.
 _STOPPED = {
     "cancel": ("Cancelled", "cancelled on request"),
+    "prune": ("Pruned", "stopped early: it could not become the best"),
     "deadline": ("DeadlineExceeded", "it was still running at its active deadline"),
     "start-deadline": ("StartDeadlineExceeded", "it was not running at its start deadline"),
 }
@@ -109,7 +110,7 @@ class FakeJob:
 
     def stop(self, cause: str) -> None:
         """Ask for the end; ``cause`` is that of `StopRequested`. Nothing happens after the end, or a second time."""
-        if self.ended or self._stop == cause or (self._suspended and cause != "cancel"):
+        if self.ended or self._stop == cause or (self._suspended and cause not in ("cancel", "prune")):
             return
         if self._stop != "cancel":
             self._stop = cause

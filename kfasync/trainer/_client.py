@@ -72,6 +72,11 @@ class AsyncTrainerClient:
             await self._engine.aclose()
         self._closed = True
 
+    @property
+    def engine(self) -> Engine:
+        """The engine, for what is built on jobs, such as studies."""
+        return self._open()
+
     def _open(self) -> Engine:
         """The engine, made at first use: a client that is never used costs no import of its backend."""
         if self._engine is None:
@@ -173,7 +178,7 @@ class AsyncTrainerClient:
 
         engine = self._open()
         runtimes = await engine.runtimes()
-        jobs = [job_view(state, runtimes) for state in await engine.jobs()]
+        jobs = [job_view(state, runtimes) for state in await engine.jobs() if state.job_spec.entry != "study"]
         return [job for job in jobs if runtime is None or job.runtime.name == runtime.name]
 
     async def get_job(self, name: str) -> TrainJob:

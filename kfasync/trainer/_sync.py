@@ -322,9 +322,9 @@ class JobHandle:
         """Every report of numbers; ends when the job has ended and all was read."""
         return self._iterate(lambda handle: handle.metrics())
 
-    def cancel(self) -> None:
-        """Have the job stopped; it ends as Failed(Cancelled)."""
-        self._run(lambda handle: handle.cancel())
+    def cancel(self, *, cause: str = "cancel", message: str = "") -> None:
+        """Have the job stopped; it ends as Failed(Cancelled), or Failed(Pruned)."""
+        self._run(lambda handle: handle.cancel(cause=cause, message=message))
 
     def suspend(self) -> None:
         """Have the job stopped with grace, to be resumed later."""

@@ -33,6 +33,7 @@ class Outcome:
         self.exception = ""
         self.traceback = ""
         self.result_error = ""
+        self.final = False
 
     @classmethod
     def of(cls, problem: BaseException, time: float) -> Outcome:
@@ -48,7 +49,9 @@ class Outcome:
         problem.__traceback__ = _users_part(problem.__traceback__)
         # As many frames as the interpreter prints.
         told = traceback.TracebackException(type(problem), problem, problem.__traceback__, limit=-1000)
-        outcome.reason = "Error"
+        # Our own code that runs as a job, such as a study's driver, says why; no restart of the job would help.
+        outcome.final = isinstance(getattr(problem, "kfasync_reason", None), str)
+        outcome.reason = problem.kfasync_reason if outcome.final else "Error"  # type: ignore[attr-defined]
         outcome.exception = _cut("".join(told.format_exception_only()).strip(), _LINE_LIMIT)
         outcome.traceback = _cut("".join(told.format()), _TEXT_LIMIT)
         if isinstance(problem, KeyboardInterrupt):

@@ -200,7 +200,7 @@ class MemoryBackend(Backend):
             if line.stream in query.streams and query.attempt in (None, line.attempt):
                 yield line
 
-    async def cancel(self, job: JobState) -> None:
+    async def cancel(self, job: JobState, *, cause: str = "cancel", message: str = "") -> None:
         await self.world.fail(job.uid, reason="Cancelled")
 
     async def suspend(self, job: JobState) -> None:

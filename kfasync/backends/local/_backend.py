@@ -173,8 +173,8 @@ class LocalBackend(Backend):
     def logs(self, job: JobState, query: LogQuery, done: asyncio.Event) -> AsyncIterator[LogLine]:
         return read_logs(self._home.job(job.uid).root, job, query, done)
 
-    async def cancel(self, job: JobState) -> None:
-        await self._link.request("stop", uid=job.uid, name=job.name, cause="cancel")
+    async def cancel(self, job: JobState, *, cause: str = "cancel", message: str = "") -> None:
+        await self._link.request("stop", uid=job.uid, name=job.name, cause=cause, message=message)
 
     async def suspend(self, job: JobState) -> None:
         await self._link.request("stop", uid=job.uid, name=job.name, cause="suspend")

@@ -184,7 +184,8 @@ class Runner:
             cpu=None if asked.cpu is None else asked.cpu * nodes,
             memory=None if asked.memory is None else asked.memory * nodes,
             gpus=(asked.gpus,) * nodes if asked.gpus else (),
-            ranks=self.world_size,
+            # A study's driver waits for trials: if it took their places, they might never come.
+            ranks=0 if self.spec.entry == "study" else self.world_size,
         )
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
@@ -413,13 +414,15 @@ class Runner:
         """Record the last rank's end together with the job's, in one commit, unless another attempt follows."""
         self._host.marks.remove(self.directory.attempt(self.attempt))
         tail = [self._exit_event(last)] if last is not None else []
-        if outcome.kind == "failed" and self._next_delay() is not None:
+        if self._next_delay(outcome) is not None:
             await self._record(*tail)
             return outcome
         await self._record(*tail, self._end_event(outcome))
         return outcome
 
-    def _next_delay(self) -> float | None:
+    def _next_delay(self, outcome: Outcome) -> float | None:
+        if outcome.kind != "failed" or outcome.first is None or self._exit_record(outcome.first.rank).get("final"):
+            return None
         return next_attempt(self.spec.restart, self.restarts)
 
     def _end_event(self, outcome: Outcome) -> Event:
@@ -462,7 +465,7 @@ class Runner:
 
     async def _restart(self, outcome: Outcome) -> bool:
         """Begin the next attempt if the policy allows one. Returns whether there is one."""
-        delay = self._next_delay() if outcome.kind == "failed" else None
+        delay = self._next_delay(outcome)
         if delay is None:
             if not self._over:
                 await self._record(self._end_event(outcome))

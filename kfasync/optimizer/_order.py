@@ -1,0 +1,141 @@
+"""What a study is asked to do, as plain values: what its driver is given, and what others read of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kfasync.errors import InvalidSpecError
+from kfasync.jobs import CustomTrainer, TrainJobTemplate
+from kfasync.optimizer._algorithms import Algorithm, RandomSearch
+from kfasync.optimizer._objective import Objective, TrialConfig
+from kfasync.optimizer._sampler import check_search
+from kfasync.optimizer._space import SearchSpace
+from kfasync.optimizer._stopping import EarlyStopping
+from kfasync.optimizer._study import StopRules
+
+if TYPE_CHECKING:
+    from kfasync.backends.base import BackendConfig
+
+__all__ = ["Order"]
+
+_CONVERSIONS = {"int": int, "float": float, "str": str, "bool": bool}
+#: What Kubeflow's coming OptimizationJob gives a trial: its parameters, in the environment.
+_ENVIRONMENT = "KUBEFLOW_TRAINER_OPT_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Everything that a driver needs.
+
+    Attributes:
+        template: The job that each trial is, but for its parameters.
+        space: What is searched.
+        objectives: What is optimised.
+        algorithm: How.
+        config: How many trials.
+        stopping: When a trial is ended early.
+        rules: When the study is.
+        enqueued: Points to try first, in full or in part.
+        backend: Where trials run.
+    """
+
+    template: TrainJobTemplate
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    algorithm: Algorithm
+    config: TrialConfig
+    stopping: EarlyStopping | None
+    rules: StopRules
+    enqueued: tuple[Mapping[str, Any], ...] = ()
+    backend: BackendConfig | None = None
+    _types: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        template: TrainJobTemplate,
+        search_space: Mapping[str, Any],
+        *,
+        objectives: Sequence[Objective] | None,
+        algorithm: Algorithm | None,
+        config: TrialConfig | None,
+        stopping: EarlyStopping | None,
+        rules: StopRules | None,
+        enqueued: Sequence[Mapping[str, Any]],
+        backend: BackendConfig,
+    ) -> Order:
+        """Check a user's call.
+
+        Raises:
+            InvalidSpecError: Something in it can't be; says what to change, and names the parameter.
+        """
+        if not isinstance(template, TrainJobTemplate) or not isinstance(template.trainer, CustomTrainer):
+            raise InvalidSpecError(
+                f"trial_template must be a TrainJobTemplate with a CustomTrainer, whose function takes the parameters; "
+                f"not {template!r:.200}"
+            )
+        trainer = template.trainer
+        # An argument that the template has as well is what the template was tried with; a trial's own comes instead.
+        space = SearchSpace(search_space, fixed=set(trainer.func_args or {}) - set(search_space))
+        space.check_function(trainer.func)
+        goals = (Objective(),) if objectives is None else tuple(objectives)
+        chosen = algorithm or RandomSearch()
+        check_search(space, goals, chosen, stopping)
+        return cls(
+            template=template,
+            space=space,
+            objectives=goals,
+            algorithm=chosen,
+            config=config or TrialConfig(),
+            stopping=stopping,
+            rules=rules or StopRules(),
+            enqueued=tuple(space.complete(point) for point in enqueued),
+            backend=backend,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON values, for whoever looks at the study."""
+        return {
+            "search_space": self.space.to_dict(),
+            "objectives": [objective.to_dict() for objective in self.objectives],
+            "algorithm": self.algorithm.to_dict(),
+            "trial_config": self.config.to_dict(),
+            "stopping": None if self.stopping is None else self.stopping.to_dict(),
+            "rules": dataclasses.asdict(self.rules),
+        }
+
+    def trainer(self, parameters: Mapping[str, Any]) -> CustomTrainer:
+        """The template's trainer with a trial's parameters, typed as the function's annotations say."""
+        template = self.template.trainer
+        assert isinstance(template, CustomTrainer)
+        typed = {name: self._typed(template.func, name, value) for name, value in parameters.items()}
+        env = {f"{_ENVIRONMENT}{_variable(name)}": _text(value) for name, value in typed.items()}
+        return dataclasses.replace(
+            template, func_args={**(template.func_args or {}), **typed}, env={**(template.env or {}), **env}
+        )
+
+    def _typed(self, func: Any, name: str, value: Any) -> Any:
+        try:
+            annotation = inspect.signature(func).parameters[name].annotation
+        except (KeyError, TypeError, ValueError):
+            return value
+        convert = _CONVERSIONS.get(annotation if isinstance(annotation, str) else getattr(annotation, "__name__", ""))
+        if convert is None or value is None or type(value) is convert:
+            return value
+        converted = convert(value)
+        # 2.0 is an int to whoever asked for one; 2.5 is not, and goes as it is.
+        return converted if convert is str or converted == value else value
+
+
+def _variable(name: str) -> str:
+    return re.sub(r"\W", "_", name).upper()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
