@@ -13,7 +13,7 @@ import pytest
 
 import kfasync
 
-_PACKAGES = ("kfasync.jobs", "kfasync.trainer", "kfasync.common")
+_PACKAGES = ("kfasync.jobs", "kfasync.trainer", "kfasync.optimizer", "kfasync.common")
 _DOORS = [
     "kfasync",
     *_PACKAGES,
