@@ -9,6 +9,17 @@ from kfasync._lazy import attach, homes
 if TYPE_CHECKING:
     from kfasync.backends.kubernetes._config import KubernetesBackendConfig
     from kfasync.jobs._trainers import TrainJobTemplate
+    from kfasync.optimizer._algorithms import (
+        NSGAII,
+        TPE,
+        Algorithm,
+        CmaEs,
+        GaussianProcess,
+        GridSearch,
+        RandomSearch,
+        Sobol,
+    )
+    from kfasync.optimizer._objective import Direction, Objective, TrialConfig
     from kfasync.optimizer._parameter import CategoricalSearchSpace, Condition
     from kfasync.optimizer._ranges import (
         ContinuousSearchSpace,
@@ -20,25 +31,44 @@ if TYPE_CHECKING:
     )
     from kfasync.optimizer._search import Search
     from kfasync.optimizer._space import SearchSpace
+    from kfasync.optimizer._stopping import ASHA, EarlyStopping, Hyperband, MedianStop, Patient
 
 __all__ = [
+    "ASHA",
+    "NSGAII",
+    "TPE",
+    "Algorithm",
     "CategoricalSearchSpace",
+    "CmaEs",
     "Condition",
     "ContinuousSearchSpace",
+    "Direction",
     "Distribution",
+    "EarlyStopping",
+    "GaussianProcess",
+    "GridSearch",
+    "Hyperband",
     "IntegerSearchSpace",
     "KubernetesBackendConfig",
     "LogNormalSearchSpace",
+    "MedianStop",
     "NormalSearchSpace",
+    "Objective",
+    "Patient",
     "QuantizedSearchSpace",
+    "RandomSearch",
     "Search",
     "SearchSpace",
+    "Sobol",
     "TrainJobTemplate",
+    "TrialConfig",
 ]
 
 _NAMES = {
     "kfasync.backends.kubernetes._config": "KubernetesBackendConfig",
     "kfasync.jobs._trainers": "TrainJobTemplate",
+    "kfasync.optimizer._algorithms": "NSGAII TPE Algorithm CmaEs GaussianProcess GridSearch RandomSearch Sobol",
+    "kfasync.optimizer._objective": "Direction Objective TrialConfig",
     "kfasync.optimizer._parameter": "CategoricalSearchSpace Condition",
     "kfasync.optimizer._ranges": (
         "ContinuousSearchSpace Distribution IntegerSearchSpace LogNormalSearchSpace NormalSearchSpace "
@@ -46,6 +76,7 @@ _NAMES = {
     ),
     "kfasync.optimizer._search": "Search",
     "kfasync.optimizer._space": "SearchSpace",
+    "kfasync.optimizer._stopping": "ASHA EarlyStopping Hyperband MedianStop Patient",
 }
 
 __getattr__, __dir__ = attach(__name__, homes(*_NAMES.items()))
