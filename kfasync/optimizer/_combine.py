@@ -1,0 +1,54 @@
+"""Which spaces, objectives, algorithms and rules go together. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from kfasync.errors import InvalidSpecError
+from kfasync.optimizer._algorithms import Algorithm, GaussianProcess, GridSearch
+from kfasync.optimizer._objective import Objective
+from kfasync.optimizer._space import SearchSpace
+from kfasync.optimizer._stopping import EarlyStopping
+
+__all__ = ["check_search"]
+
+_LARGEST_AXIS = 100_000
+
+
+def check_search(
+    space: SearchSpace, objectives: Sequence[Objective], algorithm: Algorithm, stopping: EarlyStopping | None = None
+) -> None:
+    """Raise where these don't go together.
+
+    Raises:
+        InvalidSpecError: No objective, or one twice; several with an algorithm or a rule for one; a grid over a
+            continuous parameter; more steps than GaussianProcess can hold; or not an algorithm at all.
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise InvalidSpecError(f"{algorithm!r} is no algorithm: use RandomSearch(), TPE(), … of kfasync.optimizer")
+    if stopping is not None and not isinstance(stopping, EarlyStopping):
+        raise InvalidSpecError(f"{stopping!r} is no early stopping rule: use MedianStop(), ASHA(), … or None")
+    metrics = [objective.metric for objective in objectives]
+    if not metrics:
+        raise InvalidSpecError("objectives is empty: name at least one metric to optimise")
+    if len(set(metrics)) < len(metrics):
+        raise InvalidSpecError(f"an objective is listed twice: {metrics}")
+    if len(metrics) > 1 and not algorithm.several_objectives:
+        raise InvalidSpecError(f"{type(algorithm).__name__} optimises one objective, not {metrics}: use TPE or NSGAII")
+    if len(metrics) > 1 and stopping is not None:
+        raise InvalidSpecError(f"{type(stopping).__name__} compares trials by one objective, not by {metrics}")
+    if isinstance(algorithm, GridSearch):
+        space.grid()
+    if isinstance(algorithm, GaussianProcess):
+        _check_axes(space)
+
+
+def _check_axes(space: SearchSpace) -> None:
+    """Optuna's Gaussian process holds every step of a parameter in memory."""
+    for name, spec in space.parameters.items():
+        if spec.grid() is not None and next(itertools.islice(spec.grid() or (), _LARGEST_AXIS, None), None) is not None:
+            raise InvalidSpecError(
+                f"parameter {name!r} has more than {_LARGEST_AXIS:,} steps, too many for GaussianProcess: "
+                "search it as a continuous one, or use TPE"
+            )
