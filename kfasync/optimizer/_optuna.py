@@ -15,7 +15,7 @@ from optuna.trial import TrialState as OptunaState
 
 from kfasync.optimizer._algorithms import Algorithm
 from kfasync.optimizer._objective import Objective, TrialState
-from kfasync.optimizer._optuna_parts import SobolSampler, make_pruner, make_sampler, quiet, remade
+from kfasync.optimizer._optuna_parts import SobolSampler, forget, make_pruner, make_sampler, quiet, remade
 from kfasync.optimizer._parameter import CategoricalSearchSpace, ParameterSpec, Value
 from kfasync.optimizer._ranges import (
     ContinuousSearchSpace,
@@ -225,5 +225,6 @@ class Fed:
         trial = self.trial(number)
         if trial.state.is_finished():
             self._storage.replace(remade(trial, _STATES[state], values))
+            forget(self._study.sampler)
         else:
             self._study.tell(number, values if state == TrialState.COMPLETE else None, _STATES[state])

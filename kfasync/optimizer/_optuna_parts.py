@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from optuna import distributions, pruners, samplers
+from optuna.search_space import IntersectionSearchSpace
 from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +27,7 @@ from kfasync.optimizer._parameter import CategoricalSearchSpace
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import ASHA, EarlyStopping, Hyperband, MedianStop, Patient
 
-__all__ = ["Distributions", "SobolSampler", "make_pruner", "make_sampler", "quiet", "remade"]
+__all__ = ["Distributions", "SobolSampler", "forget", "make_pruner", "make_sampler", "quiet", "remade"]
 
 Distributions = dict[str, distributions.BaseDistribution]
 
@@ -125,6 +126,13 @@ class _GaussianProcess(samplers.GPSampler):
                 for trial, row in zip(completed_trials, clipped.tolist(), strict=True)
             ]
         return super()._sample_relative_impl(study, completed_trials, running_trials, search_space)
+
+
+def forget(sampler: samplers.BaseSampler) -> None:
+    """Have it look at all trials again for the parameters that they share: it takes an ended trial for final."""
+    for shared in (getattr(sampler, "_search_space", None), getattr(sampler, "_intersection_search_space", None)):
+        if isinstance(shared, IntersectionSearchSpace):
+            shared._cached_trial_number, shared._search_space = -1, None
 
 
 def remade(trial: FrozenTrial, state: TrialState, values: list[float] | None) -> FrozenTrial:

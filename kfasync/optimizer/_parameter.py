@@ -20,20 +20,21 @@ Value: TypeAlias = bool | int | float | str | None
 
 
 def plain(value: Any, what: str) -> Value:
-    """The value as one of None, bool, int, float and str; subclasses and numpy's numbers lose their class.
+    """The value as one of None, bool, int, float and str; subclasses and numpy's scalars lose their class.
 
     Raises:
         InvalidSpecError: It is anything else: JSON couldn't carry it to the job.
     """
-    match value:
+    scalar = value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+    match scalar:
         case None | bool():
-            return value
+            return scalar
         case str():
-            return str.__str__(value)
+            return str.__str__(scalar)
         case numbers.Integral():
-            return int(value)
-        case numbers.Real() if isinstance(value, float) or hasattr(value, "dtype"):
-            number = float(value)
+            return int(scalar)
+        case float():
+            number = float(scalar)
             # One object for every nan: tuples that hold it compare equal.
             return math.nan if math.isnan(number) else number
     raise InvalidSpecError(f"{what}: {value!r} is a {type(value).__name__}; use None, bool, int, float or str")

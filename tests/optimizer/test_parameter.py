@@ -24,8 +24,8 @@ def test_choices_keep_their_types() -> None:
 
 
 def test_subclasses_and_numpys_numbers_become_plain() -> None:
-    spec = Search.choice([np.int64(3), np.float32(0.5), Kind.SGD]).checked("c")
-    assert [type(choice) for choice in spec.choices] == [int, float, str]
+    spec = Search.choice([np.int64(3), np.float32(0.5), Kind.SGD, np.bool_(True), np.str_("x")]).checked("c")
+    assert [type(choice) for choice in spec.choices] == [int, float, str, bool, str]
 
 
 @pytest.mark.parametrize("choices", [(c for c in (1, 2)), range(1, 3), np.array([1, 2]), {1: 0, 2: 0}.keys()])
@@ -37,7 +37,7 @@ def test_choices_come_from_any_ordered_iterable(choices: object) -> None:
     "choices",
     [
         *([], [1, 1], [1, 1.0], [1, True], [math.nan, float("nan")], ["a", "a"]),
-        *([(1, 2)], [[1]], [1j], [b"x"], [object()]),
+        *([(1, 2)], [[1]], [1j], [b"x"], [object()], [np.datetime64("2026-01-01")], [np.array([1, 2])]),
         *("adam", b"adam", {"a", "b"}, {"a": 1}, None, 3),
     ],
     ids=repr,

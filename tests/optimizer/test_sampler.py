@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,13 @@ from kfasync.optimizer import (
     TPE,
     Algorithm,
     CmaEs,
+    EarlyStopping,
     GaussianProcess,
     GridSearch,
+    Hyperband,
     MedianStop,
     Objective,
+    Patient,
     RandomSearch,
     Search,
     SearchSpace,
@@ -260,6 +264,20 @@ def test_a_late_result_takes_the_place_of_a_failure() -> None:
     assert following(late=True) == following(late=False)
 
 
+@pytest.mark.parametrize("algorithm", [NSGAII(1, population_size=2, crossover_prob=0.0), TPE(1), CmaEs(1)], ids=repr)
+def test_a_late_result_without_a_conditional_parameter_changes_what_all_have(algorithm: Algorithm) -> None:
+    x, y = Search.uniform(0, 1).when("k", 1), Search.uniform(0, 1)
+    sampler = Sampler(SearchSpace({"k": Search.choice([1, 2]), "y": y, "x": x}), LOSS, algorithm)
+    asked(sampler, 0, {"k": 2})
+    sampler.tell(0, None, "failed")
+    for number in range(1, 3):
+        asked(sampler, number, {"k": 1})
+        sampler.tell(number, {"loss": float(number)}, "complete")
+    sampler.tell(0, {"loss": -1.0}, "complete")
+    for number in range(3, 20):
+        asked(sampler, number)
+
+
 def test_given_values_are_tried_and_the_rest_is_sampled() -> None:
     sampler = Sampler(MIXED, LOSS, TPE(1))
     point = asked(sampler, 0, {"only": 2, "kind": "b", "g": 7.5, "q": 0.1 + 0.2})
@@ -378,6 +396,33 @@ def test_what_is_noted_is_json_even_of_infinite_values() -> None:
     again.add(0, {"x": 0.0, "y": 0.0}, notes=notes)
     assert notes
     assert again.notes(0) == sampler.notes(0)
+
+
+@pytest.mark.parametrize("algorithm", FAST, ids=repr)
+@pytest.mark.parametrize("rule", [MedianStop(2), ASHA(1, 2), Hyperband(1, 6, 2), Patient(ASHA(), 1)], ids=repr)
+def test_whatever_happens_to_the_trials_the_search_goes_on(algorithm: Algorithm, rule: EarlyStopping) -> None:
+    chance = random.Random(7)
+    sampler = Sampler(MIXED, LOSS, algorithm, rule)
+    running: list[int] = []
+    for number in range(40):
+        point = asked(sampler, number, {"x": 0.25} if chance.random() < 0.1 else None)
+        assert all((name in point) == MIXED.active(name, point) for name in MIXED.parameters)
+        running.append(number)
+        for other in running:
+            sampler.report(other, chance.randrange(6), chance.choice([chance.random(), math.nan, math.inf, -math.inf]))
+        while len(running) > 3:
+            ended = running.pop(chance.randrange(len(running)))
+            state = "pruned" if sampler.should_prune(ended) else chance.choice(["complete", "failed", "complete"])
+            sampler.tell(ended, {"loss": chance.choice([chance.random(), math.inf, math.nan])}, state)
+            if chance.random() < 0.2:
+                late = chance.randrange(number)
+                if late not in running:
+                    sampler.tell(late, {"loss": chance.random()}, "complete")
+    again = Sampler(MIXED, LOSS, algorithm, rule)
+    for number in range(40):
+        state = "running" if number in running else "failed"
+        again.add(number, {"kind": "c", "x": 0.0}, state, notes=sampler.notes(number))
+    asked(again, 40)
 
 
 def test_any_thread_may_call() -> None:
