@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RandomSearch,
         Sobol,
     )
+    from kfasync.optimizer._client import AsyncOptimizerClient
     from kfasync.optimizer._objective import Direction, Objective, TrialConfig
     from kfasync.optimizer._parameter import CategoricalSearchSpace, Condition
     from kfasync.optimizer._ranges import (
@@ -32,12 +33,16 @@ if TYPE_CHECKING:
     from kfasync.optimizer._search import Search
     from kfasync.optimizer._space import SearchSpace
     from kfasync.optimizer._stopping import ASHA, EarlyStopping, Hyperband, MedianStop, Patient
+    from kfasync.optimizer._study import StopRules
+    from kfasync.optimizer._sync import OptimizerClient
+    from kfasync.optimizer._views import Metric, OptimizationJob, Result, Trial
 
 __all__ = [
     "ASHA",
     "NSGAII",
     "TPE",
     "Algorithm",
+    "AsyncOptimizerClient",
     "CategoricalSearchSpace",
     "CmaEs",
     "Condition",
@@ -52,15 +57,21 @@ __all__ = [
     "KubernetesBackendConfig",
     "LogNormalSearchSpace",
     "MedianStop",
+    "Metric",
     "NormalSearchSpace",
     "Objective",
+    "OptimizationJob",
+    "OptimizerClient",
     "Patient",
     "QuantizedSearchSpace",
     "RandomSearch",
+    "Result",
     "Search",
     "SearchSpace",
     "Sobol",
+    "StopRules",
     "TrainJobTemplate",
+    "Trial",
     "TrialConfig",
 ]
 
@@ -74,6 +85,10 @@ _NAMES = {
         "ContinuousSearchSpace Distribution IntegerSearchSpace LogNormalSearchSpace NormalSearchSpace "
         "QuantizedSearchSpace"
     ),
+    "kfasync.optimizer._client": "AsyncOptimizerClient",
+    "kfasync.optimizer._study": "StopRules",
+    "kfasync.optimizer._sync": "OptimizerClient",
+    "kfasync.optimizer._views": "Metric OptimizationJob Result Trial",
     "kfasync.optimizer._search": "Search",
     "kfasync.optimizer._space": "SearchSpace",
     "kfasync.optimizer._stopping": "ASHA EarlyStopping Hyperband MedianStop Patient",

@@ -299,5 +299,3 @@ class AsyncOptimizerClient:
             except JobNotFoundError:
                 continue  # It was deleted by itself, or never created.
         await self._studies.delete_job(name)
-
-

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from kfasync.errors import InvalidSpecError
 from kfasync.jobs import CustomTrainer, TrainJobTemplate
 from kfasync.optimizer._algorithms import Algorithm, RandomSearch
+from kfasync.optimizer._combine import check_search
 from kfasync.optimizer._objective import Objective, TrialConfig
-from kfasync.optimizer._sampler import check_search
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import EarlyStopping
 from kfasync.optimizer._study import StopRules

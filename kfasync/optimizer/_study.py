@@ -206,7 +206,9 @@ class Study:
             return Verdict(False, why, "it ended before any trial started")
         if any(trial.reason == "NoMetric" for trial in self.trials.values()):
             names = " and ".join(repr(objective.metric) for objective in self.objectives)
-            return Verdict(False, "NoMetric", f"no trial reported {names}: print it as name=value, or kfasync.report it")
+            return Verdict(
+                False, "NoMetric", f"no trial reported {names}: print it as name=value, or kfasync.report it"
+            )
         return Verdict(False, "NoCompleteTrial", f"no trial was complete; {self._last_failure()}")
 
     def _last_failure(self) -> str:
@@ -216,7 +218,7 @@ class Study:
 
     @property
     def best(self) -> list[TrialRecord]:
-        """The complete trials that no other one beats, the first first: one for one objective, else the Pareto front."""
+        """The complete trials that no other one beats: the first such one for one objective, else the Pareto front."""
         complete = [trial for trial in self.trials.values() if trial.state is TrialState.COMPLETE]
         losses = [self._losses(trial) for trial in complete]
         front = [

@@ -283,7 +283,7 @@ _TRANSITIONS: Mapping[type[Event], _Rule] = MappingProxyType(
         # The live source outranks us: whatever was missed before, an end counts.
         JobCompleted: _Rule(_to(Status.COMPLETE, *_LIVE), _completed, opens_attempt=True),
         JobFailed: _Rule(_to(Status.FAILED, *_LIVE), _failed, opens_attempt=True),
-        # A study's trials are folded by the optimizer; its job says only who may record them: the driver of this attempt.
+        # A study's trials are the optimizer's to fold. Here is only who may record them: the driver of this attempt.
         TrialStarted: _Rule(_stay(Status.RUNNING), _nothing),
         TrialEnded: _Rule(_stay(Status.RUNNING), _nothing),
         # Reports come by another way than the watch and may overtake it.

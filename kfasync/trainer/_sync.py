@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kfasync.trainer._build import TrainKeywords
     from kfasync.trainer._client import AsyncTrainerClient
 
-__all__ = ["JobHandle", "TrainerClient"]
+__all__ = ["JobHandle", "TrainerClient", "going_on"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +31,7 @@ _COMPLETE = frozenset({"Complete"})
 
 
 @contextlib.contextmanager
-def _going_on(name: str) -> Iterator[None]:
+def going_on(name: str) -> Iterator[None]:
     """Say, when Ctrl-C ends a wait, that the job goes on."""
     try:
         yield
@@ -148,7 +148,7 @@ class TrainerClient:
         attempt: int | None = None,
     ) -> Iterator[str]:
         """The lines that a job printed; see `AsyncTrainerClient.get_job_logs`."""
-        with _going_on(name):
+        with going_on(name):
             yield from self._iterate(
                 lambda client: client.get_job_logs(
                     name, step, follow, rank=rank, tail=tail, since=since, attempt=attempt
@@ -181,7 +181,7 @@ class TrainerClient:
             for callback in callbacks or ():
                 callback(job)
 
-        with _going_on(name):
+        with going_on(name):
             if not callbacks:
                 return self._run(lambda client: client.wait_for_job_status(name, status, timeout))
             return self._run_telling(
@@ -263,7 +263,7 @@ class JobHandle:
         async def on_loop(client: AsyncTrainerClient) -> T:
             return await call(await self._handle(client))
 
-        with _going_on(self.name):
+        with going_on(self.name):
             return self._client._run(on_loop)
 
     def _iterate(self, source: Callable[[AsyncJobHandle], AsyncGenerator[T, None]]) -> Iterator[T]:
@@ -272,7 +272,7 @@ class JobHandle:
                 async for item in items:
                     yield item
 
-        with _going_on(self.name):
+        with going_on(self.name):
             yield from self._client._iterate(on_loop)
 
     def state(self) -> JobState:
@@ -293,7 +293,7 @@ class JobHandle:
         async def on_loop(client: AsyncTrainerClient, tell: Callable[[JobState], None]) -> JobState:
             return await (await self._handle(client)).wait(status, timeout, on_change=tell)
 
-        with _going_on(self.name):
+        with going_on(self.name):
             return self._client._run_telling(on_loop, on_change)
 
     def changes(self) -> Iterator[JobState]:

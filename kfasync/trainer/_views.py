@@ -123,7 +123,10 @@ _TELL: Mapping[type[facts.Event], Callable[[Any], tuple[str, str]]] = {
     facts.JobDeleted: lambda e: ("Deleted", "the job was deleted"),
     facts.JobWarning: lambda e: (e.reason, e.message),
     facts.TrialStarted: lambda e: ("TrialStarted", f"trial {e.number} is {e.trial}, with {dict(e.parameters)}"),
-    facts.TrialEnded: lambda e: (f"Trial{e.outcome.capitalize()}", f"trial {e.number}" + (f": {e.message}" if e.message else "")),
+    facts.TrialEnded: lambda e: (
+        f"Trial{e.outcome.capitalize()}",
+        f"trial {e.number}" + (f": {e.message}" if e.message else ""),
+    ),
     facts.Gap: lambda e: ("Gap", e.message or f"{e.what}: something happened that nobody saw"),
 }
 
