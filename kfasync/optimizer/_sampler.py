@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kfasync.errors import MissingExtraError, TransitionError
@@ -44,9 +45,12 @@ class AskTell(Protocol):
 class Sampler:
     """A search in this process. Fed by calls from the truth that others keep, it holds nothing that must survive.
 
-    Every call may come from any thread; they take turns. Trials have the numbers 0, 1, 2, … in the order in which they
-    are asked or added; a number left out counts as a failed trial. Asked but not told, a trial is running, and the
-    algorithms that can (TPE, GaussianProcess) keep away from what it tries.
+    Every call may come from any thread. Calls to `ask` and `add` take turns. `report`, `should_prune`, `tell` and
+    `notes` take turns among themselves and don't wait for an `ask`, unless a `tell` corrects an earlier one.
+
+    Trials have the numbers 0, 1, 2, … in the order in which they are asked or added; a number left out counts as a
+    failed trial. Asked but not told, a trial is running, and the algorithms that can (TPE, GaussianProcess) keep away
+    from what it tries.
 
     With a ``random_state`` and one trial at a time the parameters are those that Optuna suggests for the same
     distributions and seed. With several at once they depend on the order of the calls to `ask` and on which trials
@@ -93,6 +97,9 @@ class Sampler:
         with self._quiet():
             self._fed = _optuna.Fed(space, self._objectives, algorithm, stopping, name)
         self._lock = threading.Lock()
+        # Taken before the other where both are needed. What an ask shares with the rest is Optuna's storage, which has
+        # a lock of its own and replaces a trial instead of changing it.
+        self._asking = threading.Lock()
         self._prunes = stopping is not None
         self._worst = math.inf if self._objectives[0].direction == Direction.MINIMIZE else -math.inf
         self._draws = 0
@@ -117,7 +124,7 @@ class Sampler:
             TransitionError: The number was used before.
             Exception: The algorithm broke down (a Gaussian process can); the trial has failed, its number is used.
         """
-        with self._lock, self._quiet():
+        with self._asking, self._quiet():
             fixed = self._space.complete(given or {})
             self._reach(number)
             if self._grid and not (fixed := self._grid_point(fixed)):
@@ -165,10 +172,13 @@ class Sampler:
             The state that counts: a complete trial that lacks an objective, or has nan for one, is failed to the
             algorithm, which learns nothing from it. An infinite objective is a value like others.
         """
-        with self._lock, self._quiet():
-            held, state = self._outcome(values, TrialState(state), self._trial(number).intermediate_values)
-            if state == TrialState.RUNNING:
-                raise TransitionError(f"trial {number} was told to be running; tell how it ended")
+        state = TrialState(state)
+        if state == TrialState.RUNNING:
+            raise TransitionError(f"trial {number} was told to be running; tell how it ended")
+        # A correction changes what a sampler remembers.
+        corrects = self._trial(number).state.is_finished()
+        with self._asking if corrects else nullcontext(), self._lock, self._quiet():
+            held, state = self._outcome(values, state, self._trial(number).intermediate_values)
             self._fed.end(number, state, held)
             return state
 
@@ -196,7 +206,7 @@ class Sampler:
         Returns:
             The state that counts, as from `tell`.
         """
-        with self._lock:
+        with self._asking:
             point = self._space.complete(parameters)
             self._reach(number)
             steps = {int(s): self._worst if math.isnan(v) else float(v) for s, v in reports if 0 <= s < LARGEST}

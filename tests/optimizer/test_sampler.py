@@ -8,9 +8,11 @@ import math
 import random
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -423,6 +425,29 @@ def test_whatever_happens_to_the_trials_the_search_goes_on(algorithm: Algorithm,
         state = "running" if number in running else "failed"
         again.add(number, {"kind": "c", "x": 0.0}, state, notes=sampler.notes(number))
     asked(again, 40)
+
+
+def test_nothing_waits_for_a_suggestion_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = median("minimize")
+    begun, finish = threading.Event(), threading.Event()
+    original = optuna.samplers.RandomSampler.sample_independent
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        assert finish.wait(60)
+        return original(*arguments)
+
+    monkeypatch.setattr(optuna.samplers.RandomSampler, "sample_independent", slow)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(asked, sampler, 4)
+        assert begun.wait(60)
+        sampler.report(3, 0, 5.0)
+        assert sampler.should_prune(3)
+        assert sampler.tell(3, None, "pruned") == "pruned"
+        assert sampler.notes(3) == {}
+        assert not asking.done()
+        finish.set()
+        assert set(asking.result()) == {"x", "y"}
 
 
 def test_any_thread_may_call() -> None:
