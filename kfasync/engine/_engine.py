@@ -123,6 +123,14 @@ class Engine:
         """A submit is about to come: what it will wait for may begin while the job is still being described."""
         (await self._ready()).backend.prepare()
 
+    async def check(self, spec: JobSpec, payload: Payload) -> None:
+        """Raise what `submit` would raise about the job itself, before anything is created.
+
+        Raises:
+            UnsupportedError: The place can't run it.
+        """
+        (await self._ready()).backend.check(spec, payload)
+
     async def submit(self, spec: JobSpec, payload: Payload, secrets: Mapping[str, str] | None = None) -> JobHandle:
         """Have a job run.
 
@@ -174,13 +182,17 @@ class Engine:
                     if uid is not None and isinstance(event, JobDeleted):
                         return
 
-    async def record(self, *events: Event) -> None:
+    async def record(self, *events: Event) -> bool:
         """Record facts about jobs that their place does not know of, such as the trials of a study.
+
+        Returns:
+            Whether all of them are news; False where one was recorded before, or its job has gone on to another attempt
+            or to its end.
 
         Raises:
             TransitionError: One can't follow its job's history.
         """
-        await (await self._ready()).journal.append(events)
+        return all(recorded is not None for recorded in await (await self._ready()).journal.append(events))
 
     async def history(self, uid: str) -> list[Event]:
         """Everything that was recorded of a job so far."""

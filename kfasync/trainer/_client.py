@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from kfasync.engine import Engine
     from kfasync.engine import JobHandle as AsyncJobHandle
     from kfasync.events import Event as JobEvent
-    from kfasync.jobs import Event, Initializer, Option, Runtime, Trainer, TrainJob
+    from kfasync.jobs import Event, Initializer, Option, Runtime, Trainer, TrainJob, TrainJobTemplate
     from kfasync.state import JobState, MetricSummary
-    from kfasync.trainer._build import TrainKeywords
+    from kfasync.trainer._build import Plan, TrainKeywords
 
 __all__ = ["AsyncTrainerClient"]
 
@@ -139,24 +139,42 @@ class AsyncTrainerClient:
         """
         engine = self._open()
         await engine.prepare()
+        plan = await self._plan(runtime, initializer, trainer, options, keywords)
+        from kfasync.jobs._spec import RANK_VARIABLES
+
+        handle = await engine.submit(plan.spec, plan.payload, plan.secrets)
+        if ignored := sorted(plan.spec.env.keys() & RANK_VARIABLES):
+            _log.warning("env_ignored", job=handle.name, variables=ignored, why="they are set for each rank")
+        return handle
+
+    async def _plan(
+        self,
+        runtime: str | Runtime | None,
+        initializer: Initializer | None,
+        trainer: Trainer | None,
+        options: Sequence[Option] | None,
+        keywords: TrainKeywords,
+    ) -> Plan:
+        """What a call asks for, checked as far as it can be without the place."""
+        engine = self._open()
         if "kfasync.trainer._build" not in sys.modules:
             # The first time: in a thread, so that a supervisor starts meanwhile and the caller's loop goes on.
             await asyncio.to_thread(import_module, "kfasync.trainer._build")
         from kfasync import settings
-        from kfasync.jobs._spec import RANK_VARIABLES
         from kfasync.trainer._build import Call, build
 
-        plan = build(
+        return build(
             Call(runtime=runtime, initializer=initializer, trainer=trainer, options=options, keywords=keywords),
             await engine.runtimes(),
             self._backend,
             grace=settings.load().grace,
             strict=bool(getattr(self._config, "strict", False)),
         )
-        handle = await engine.submit(plan.spec, plan.payload, plan.secrets)
-        if ignored := sorted(plan.spec.env.keys() & RANK_VARIABLES):
-            _log.warning("env_ignored", job=handle.name, variables=ignored, why="they are set for each rank")
-        return handle
+
+    async def _check(self, template: TrainJobTemplate, name: str) -> None:
+        """Raise what `submit` would raise about such a job, before anything is created."""
+        plan = await self._plan(template.runtime, template.initializer, template.trainer, None, {"name": name})
+        await self._open().check(plan.spec, plan.payload)
 
     async def attach(self, name: str) -> AsyncJobHandle:
         """A handle on a job that exists, whichever process submitted it.
