@@ -333,6 +333,7 @@ class TrialEnded(Event):
         metrics: For each metric its smallest, largest and latest value.
         reason: Typed reason of a failure.
         message: What a person needs to know.
+        notes: What the early stopping rule noted on the trial, beside the notes at its start.
     """
 
     number: int
@@ -340,6 +341,7 @@ class TrialEnded(Event):
     metrics: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     reason: str = ""
     message: str = ""
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

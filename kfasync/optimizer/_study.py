@@ -13,7 +13,7 @@ from typing import Any
 from kfasync.errors import InvalidSpecError
 from kfasync.events import Event, TrialEnded, TrialStarted
 from kfasync.optimizer._objective import Direction, Objective, TrialConfig, TrialState
-from kfasync.state import MetricSummary
+from kfasync.state._metrics import MetricSummary
 
 __all__ = ["INFRASTRUCTURE", "StopRules", "Study", "TrialRecord", "Verdict", "objective_values"]
 
@@ -54,6 +54,7 @@ class TrialRecord:
     Attributes:
         number: From 0.
         name: The name of its job; another one after a retry.
+        names: The names of all its jobs, the last one included.
         parameters: Hyperparameters by name.
         state: Running, complete, failed or pruned.
         metrics: What it reported, once it has ended.
@@ -67,6 +68,7 @@ class TrialRecord:
 
     number: int
     name: str
+    names: tuple[str, ...] = ()
     parameters: Mapping[str, Any]
     state: TrialState = TrialState.RUNNING
     metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
@@ -119,6 +121,7 @@ class Study:
             trial = TrialRecord(
                 number=event.number,
                 name=event.trial,
+                names=(*(old.names if old else ()), event.trial),
                 parameters=dict(event.parameters),
                 retries=event.retry,
                 notes=event.notes,
@@ -136,6 +139,7 @@ class Study:
             metrics={name: MetricSummary(*values) for name, values in event.metrics.items()},
             reason=event.reason,
             message=event.message,
+            notes={**trial.notes, **event.notes},
             finished=event.time,
         )
         self._failed += ended.state is TrialState.FAILED
