@@ -11,21 +11,21 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any, NoReturn
 
-from kfasync.engine import Engine, JobHandle
-from kfasync.errors import JobNotFoundError
-from kfasync.events import MetricReported, TrialEnded, TrialStarted
+from kfasync.engine import Engine
+from kfasync.errors import KfasyncError
+from kfasync.events import TrialEnded, TrialStarted
 from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._order import Order
 from kfasync.optimizer._sampler import Sampler
 from kfasync.optimizer._study import INFRASTRUCTURE, Study, TrialRecord, Verdict, objective_values
-from kfasync.state import JobState, MetricSummary, Status
+from kfasync.optimizer._trials import Ending, Trials
 from kfasync.trainer import AsyncTrainerClient, LocalProcessBackendConfig
 
-__all__ = ["StudyFailedError", "drive"]
+__all__ = ["Driver", "StudyFailedError", "SupersededError", "drive"]
 
 # Times that a trial is tried again for reasons that were not its own; more say that something else is wrong.
 _RETRIES = 3
@@ -40,23 +40,37 @@ class StudyFailedError(Exception):
         self.kfasync_reason = verdict.reason
 
 
+class SupersededError(KfasyncError):
+    """Another driver has taken the study over, or it is gone: this one must not do anything any more."""
+
+
 async def drive(order: Order) -> dict[str, Any]:
     """Drive the study whose job this process is.
 
     Returns:
-        The best trials: number, name, parameters and metrics each.
+        Why it ended, and what a person needs to know.
 
     Raises:
         StudyFailedError: No trial was of use, or too many failed.
     """
+    name, attempt = os.environ["KFASYNC_JOB_NAME"], int(os.environ["KFASYNC_ATTEMPT"])
     async with AsyncExitStack() as stack:
         home = await stack.enter_async_context(AsyncTrainerClient(LocalProcessBackendConfig()))
         place = await stack.enter_async_context(AsyncTrainerClient(order.backend))
-        driver = Driver(order, home.engine, place, os.environ["KFASYNC_JOB_NAME"])
-        verdict = await driver.run()
+        verdict = await Driver(order, home.engine, place, name, attempt).run()
+    if verdict is None:
+        _end_by_signal()
     if not verdict.complete:
         raise StudyFailedError(verdict)
     return {"reason": verdict.reason, "message": verdict.message}
+
+
+def _end_by_signal() -> NoReturn:
+    """As a program ends that was asked to: what is left to do is the next driver's, if there is ever one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:  # Another thread may take the signal, a moment later.
+        signal.pause()
 
 
 class Driver:
@@ -67,53 +81,71 @@ class Driver:
         engine: Of the place where the study's job lives.
         place: Where trials run.
         name: The study.
+        attempt: Of the study's job: what a driver of an older one records is refused.
     """
 
-    def __init__(self, order: Order, engine: Engine, place: AsyncTrainerClient, name: str) -> None:
+    def __init__(self, order: Order, engine: Engine, place: AsyncTrainerClient, name: str, attempt: int) -> None:
         self._order = order
         self._engine = engine
-        self._place = place
         self._name = name
+        self._attempt = attempt
         self._study = Study(order.objectives, order.config, order.rules)
         self._sampler = Sampler(order.space, order.objectives, order.algorithm, order.stopping, name=name)
+        self._trials = Trials(order, place, name, self._judge)
         self._changed = asyncio.Event()
         self._ahead: asyncio.Task[dict[str, Any] | None] | None = None
-        self._handles: dict[int, JobHandle] = {}
-        self._leaving = False
+        self._interrupted = False
 
-    async def run(self) -> Verdict:
-        """Drive the study to its end."""
-        self._state = await self._engine.job(self._name)
-        for event in await self._engine.history(self._state.uid):
-            self._study.apply(event)
-        await asyncio.to_thread(self._recall)
-        async with asyncio.TaskGroup() as self._tasks, self._stoppable():
-            for trial in self._study.running:
-                self._tasks.create_task(self._follow(trial))
-            while (verdict := self._study.verdict) is None:
-                if self._study.room > 0:
-                    await self._start()
-                    continue
-                if self._study.ends_running:
-                    await self._end_running()
-                await self._changed.wait()
-                self._changed.clear()
+    async def run(self) -> Verdict | None:
+        """Drive the study to its end.
+
+        Returns:
+            How it ended; None when its job was asked to stop before that.
+
+        Raises:
+            SupersededError: Another driver has the study.
+        """
+        await self._take_up()
+        with self._interruptible():
+            async with asyncio.TaskGroup() as self._tasks:
+                for trial in self._study.running:
+                    self._tasks.create_task(self._follow(trial, known=True))
+                verdict = await self._decide()
         if self._ahead is not None:
-            await asyncio.wait([self._ahead])
+            self._ahead.cancel()
         return verdict
 
-    def _recall(self) -> None:
-        """Tell the algorithm what an earlier driver of this study learned."""
+    async def _take_up(self) -> None:
+        """Learn what earlier drivers of this study did."""
+        # Until then nobody may record anything: this process may be faster than the record of its own start.
+        self._state = await (await self._engine.handle(self._name)).wait({"Running"})
+        if self._state.attempt != self._attempt:
+            raise SupersededError(f"this is attempt {self._attempt} of {self._name!r}; {self._state.attempt} runs")
+        for event in await self._engine.history(self._state.uid):
+            self._study.apply(event)
+        reports = {}
+        if self._order.stopping is not None:
+            # What a running trial has reported comes again when it is followed.
+            ended = [trial for trial in self._study.trials.values() if trial.finished is not None]
+            reports = {trial.number: await self._trials.reported(trial) for trial in ended}
+        await asyncio.to_thread(self._recall, reports)
+
+    def _recall(self, reports: Mapping[int, list[tuple[float, float]]]) -> None:
         for trial in self._study.trials.values():
             self._sampler.add(
-                trial.number, trial.parameters, trial.state, self._values(trial.metrics), notes=trial.notes
+                trial.number,
+                trial.parameters,
+                trial.state,
+                self._values(trial.metrics),
+                reports=reports.get(trial.number, ()),
+                notes=trial.notes,
             )
 
-    @asynccontextmanager
-    async def _stoppable(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
         """Within it SIGTERM stops the study with its trials, and its timeout ends it well."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._tasks.create_task(self._leave()))
+        loop.add_signal_handler(signal.SIGTERM, self._interrupt)
         timer = None
         if self._order.rules.timeout is not None:
             left = self._state.created + self._order.rules.timeout - time.time()
@@ -125,68 +157,98 @@ class Driver:
             if timer is not None:
                 timer.cancel()
 
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        self._changed.set()
+
     def _stop(self, reason: str) -> None:
         self._study.stop(reason)
         self._changed.set()
 
+    # ---------------------------------------------------------------- deciding
+
+    async def _decide(self) -> Verdict | None:
+        """Start trials while there is room, until the study is over or its job is to end."""
+        while (verdict := self._study.verdict) is None:
+            if self._interrupted:
+                await self._leave()
+                return None
+            if self._study.ends_running:
+                await self._trials.halt("prune", f"the study is over: {self._study.stopping}")
+            elif self._suggested() and self._study.room > 0:
+                await self._start()
+                continue
+            await self._changed.wait()
+            self._changed.clear()
+        return verdict
+
     async def _leave(self) -> None:
         """The study's job is to end: so are its trials. Those of a suspended study go on with it when it is resumed."""
-        self._leaving = True
-        suspended = (await self._engine.job(self._name)).stop == "suspend"
-        for handle in list(self._handles.values()):
-            await (handle.suspend() if suspended else handle.cancel())
-        for handle in list(self._handles.values()):
-            await handle.wait({"Suspended", "Failed"} if suspended else {"Failed"})
-        # What remains is left to the next driver of the study, if there is ever one.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop = (await self._engine.job(self._name)).stop
+        if stop is None:
+            _end_by_signal()  # Nobody stopped the study, only its driver: the next one goes on from here.
+        cause = "suspend" if stop == "suspend" else "cancel"
+        await self._trials.halt(cause, f"the study {self._name!r} was stopped")
 
-    # ---------------------------------------------------------------- starting
+    def _suggested(self) -> bool:
+        """Whether the next trial's parameters are there. They are asked for ahead of need, so that a free slot does not
+        wait for the algorithm; not with one trial at a time, which shall know of every one before it.
+        """
+        number, config = self._study.next_number, self._order.config
+        wanted = config.parallel_trials > 1 or self._study.room > 0
+        if self._ahead is None and wanted and number < config.num_trials and not self._study.stopping:
+            given = self._order.enqueued[number] if number < len(self._order.enqueued) else None
+            self._ahead = asyncio.create_task(asyncio.to_thread(self._sampler.ask, number, given))
+            self._ahead.add_done_callback(lambda _: self._changed.set())
+        return self._ahead is not None and self._ahead.done()
 
     async def _start(self) -> None:
         """Start the next trial."""
-        number = self._study.next_number
-        if self._ahead is None:
-            self._ahead = self._ask(number)
-        parameters = await self._ahead
+        assert self._ahead is not None
+        number, parameters = self._study.next_number, self._ahead.result()
         self._ahead = None
         if parameters is None:
             self._stop("Exhausted")
             return
-        trial = f"{self._name}-{number}"
-        notes = self._sampler.notes(number)
+        trial, notes = f"{self._name}-{number}", self._sampler.notes(number)
         await self._record(
             TrialStarted(**self._header(), number=number, trial=trial, parameters=parameters, notes=notes)
         )
         self._tasks.create_task(self._follow(self._study.trials[number]))
-        if self._order.config.parallel_trials > 1 and number + 1 < self._order.config.num_trials:
-            # Ahead of need, so that a free slot does not wait for the algorithm.
-            self._ahead = self._ask(number + 1)
-
-    def _ask(self, number: int) -> asyncio.Task[dict[str, Any] | None]:
-        queue = self._order.enqueued
-        given = queue[number] if number < len(queue) else None
-        return asyncio.create_task(asyncio.to_thread(self._sampler.ask, number, given))
 
     async def _record(self, event: TrialStarted | TrialEnded) -> None:
-        await self._engine.record(event)
+        """Record a decision, before it is carried out."""
+        if not await self._engine.record(event):
+            raise SupersededError(f"{self._name!r} is not this driver's any more")
         self._study.apply(event)
         self._changed.set()
 
     def _header(self) -> dict[str, Any]:
         state = self._state
         return {
-            "place": state.place, "job": state.name, "uid": state.uid, "attempt": state.attempt, "time": time.time(),
+            "place": state.place, "job": state.name, "uid": state.uid, "attempt": self._attempt, "time": time.time(),
         }  # fmt: skip
 
     # ---------------------------------------------------------------- following
 
-    async def _follow(self, trial: TrialRecord) -> None:
+    async def _follow(self, trial: TrialRecord, *, known: bool = False) -> None:
         """See a trial to its end, and record it."""
-        state, metrics, pruned = await self._see(trial)
-        while not self._leaving and state.reason in INFRASTRUCTURE and trial.retries < _RETRIES:
-            retry = trial.retries + 1
-            again = TrialStarted(
+        ending = await self._trials.see(trial, known=known)
+        while ending is not None and self._tries_again(trial, ending):
+            trial = await self._retry(trial)
+            ending = await self._trials.see(trial, known=False)
+        if ending is not None:
+            await self._conclude(trial, ending)
+
+    def _tries_again(self, trial: TrialRecord, ending: Ending) -> bool:
+        if self._interrupted or self._study.ends_running:
+            return False
+        return ending.reason in INFRASTRUCTURE and trial.retries < _RETRIES
+
+    async def _retry(self, trial: TrialRecord) -> TrialRecord:
+        retry = trial.retries + 1
+        await self._record(
+            TrialStarted(
                 **self._header(),
                 number=trial.number,
                 trial=f"{self._name}-{trial.number}-r{retry}",
@@ -194,77 +256,28 @@ class Driver:
                 retry=retry,
                 notes=trial.notes,
             )
-            await self._record(again)
-            trial = self._study.trials[trial.number]
-            state, metrics, pruned = await self._see(trial)
-        if not self._leaving:
-            await self._conclude(trial, state, metrics, pruned)
-
-    async def _see(self, trial: TrialRecord) -> tuple[JobState, dict[str, MetricSummary], bool]:
-        """Create the trial's job, unless it is there, and wait for its end."""
-        template = self._order.template
-        handle = await self._place.submit(
-            template.runtime,
-            template.initializer,
-            self._order.trainer(trial.parameters),
-            name=trial.name,
-            labels={"kfasync.dev/study": self._name},
         )
-        self._handles[trial.number] = handle
-        try:
-            if self._study.ends_running:
-                await self._end_running()
-            if (await handle.state()).status is Status.SUSPENDED:
-                await handle.resume()
-            pruned = self._order.stopping is not None and await self._watch(trial.number, handle)
-            state = await handle.wait({"Complete", "Failed"})
-            return state, dict(await self._place.get_job_metrics(trial.name)), pruned
-        finally:
-            del self._handles[trial.number]
+        return self._study.trials[trial.number]
 
-    async def _watch(self, number: int, handle: JobHandle) -> bool:
-        """Show the rule what the trial reports, and end it when the rule says so. Returns whether it did."""
-        metric, count = self._order.objectives[0].metric, 0
-        async with aclosing(handle.metrics()) as reports:
-            async for report in reports:
-                if metric not in report.values:
-                    continue
-                step = count if report.step is None else report.step
-                count += 1
-                if await asyncio.to_thread(self._judge, number, step, report):
-                    await handle.cancel(cause="prune", message="stopped early: it could not become the best")
-                    return True
-        return False
-
-    def _judge(self, number: int, step: float, report: MetricReported) -> bool:
-        self._sampler.report(number, step, float(report.values[self._order.objectives[0].metric]))
+    def _judge(self, number: int, step: float, value: float) -> bool:
+        self._sampler.report(number, step, value)
         return self._sampler.should_prune(number)
 
-    async def _conclude(
-        self, trial: TrialRecord, state: JobState, metrics: dict[str, MetricSummary], pruned: bool
-    ) -> None:
-        values = self._values(metrics)
-        outcome, reason, message = TrialState.COMPLETE, state.reason, state.message
-        if state.status is Status.FAILED:
-            outcome = TrialState.PRUNED if pruned or state.reason == "Pruned" else TrialState.FAILED
-        elif len(values) < len(self._order.objectives):
-            outcome, reason = TrialState.FAILED, "NoMetric"
-            missing = (each.metric for each in self._order.objectives if each.metric not in values)
-            message = f"it never reported {' and '.join(missing)}"
-        await asyncio.to_thread(self._sampler.tell, trial.number, values, outcome)
-        summaries = {name: (each.min, each.max, each.latest) for name, each in metrics.items()}
+    async def _conclude(self, trial: TrialRecord, ending: Ending) -> None:
+        number = trial.number
+        await asyncio.to_thread(self._sampler.tell, number, self._values(ending.metrics), ending.outcome)
+        # What the early stopping rule noted while the trial ran; the algorithm's own notes came with its start.
+        noted = {key: value for key, value in self._sampler.notes(number).items() if key not in trial.notes}
         ended = TrialEnded(
-            **self._header(), number=trial.number, outcome=outcome, metrics=summaries, reason=reason, message=message
+            **self._header(),
+            number=number,
+            outcome=ending.outcome,
+            metrics={name: (each.min, each.max, each.latest) for name, each in ending.metrics.items()},
+            reason="" if ending.outcome is TrialState.COMPLETE else ending.reason,
+            message=ending.message,
+            notes=noted,
         )
         await self._record(ended)
 
     def _values(self, metrics: Any) -> dict[str, float]:
         return objective_values(self._order.objectives, metrics)
-
-    async def _end_running(self) -> None:
-        """The study is decided: what still runs can't change that."""
-        for handle in list(self._handles.values()):
-            try:
-                await handle.cancel(cause="prune", message=f"the study is over: {self._study.stopping}")
-            except JobNotFoundError:
-                continue

@@ -7,8 +7,8 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfasync.errors import InvalidSpecError
 from kfasync.jobs import CustomTrainer, TrainJobTemplate
@@ -22,7 +22,12 @@ from kfasync.optimizer._study import StopRules
 if TYPE_CHECKING:
     from kfasync.backends.base import BackendConfig
 
-__all__ = ["Order"]
+__all__ = ["STUDY_LABEL", "Order"]
+
+#: The label of a trial's job that names its study.
+STUDY_LABEL = "kfasync.dev/study"
+
+T = TypeVar("T")
 
 _CONVERSIONS = {"int": int, "float": float, "str": str, "bool": bool}
 #: What Kubeflow's coming OptimizationJob gives a trial: its parameters, in the environment.
@@ -54,7 +59,6 @@ class Order:
     rules: StopRules
     enqueued: tuple[Mapping[str, Any], ...] = ()
     backend: BackendConfig | None = None
-    _types: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -84,20 +88,25 @@ class Order:
         # An argument that the template has as well is what the template was tried with; a trial's own comes instead.
         space = SearchSpace(search_space, fixed=set(trainer.func_args or {}) - set(search_space))
         space.check_function(trainer.func)
-        goals = (Objective(),) if objectives is None else tuple(objectives)
-        chosen = algorithm or RandomSearch()
+        goals = _objectives(objectives)
+        chosen = RandomSearch() if algorithm is None else algorithm
         check_search(space, goals, chosen, stopping)
+        limits = _instance(config, TrialConfig, "trial_config")
         return cls(
             template=template,
             space=space,
             objectives=goals,
             algorithm=chosen,
-            config=config or TrialConfig(),
+            config=limits,
             stopping=stopping,
-            rules=rules or StopRules(),
-            enqueued=tuple(space.complete(point) for point in enqueued),
+            rules=_instance(rules, StopRules, "stop"),
+            enqueued=_points(space, enqueued, limits),
             backend=backend,
         )
+
+    def probe(self) -> CustomTrainer:
+        """A trial's trainer without its values: whether it can be submitted does not depend on them."""
+        return self.trainer(dict.fromkeys(self.space.parameters))
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON values, for whoever looks at the study."""
@@ -131,6 +140,30 @@ class Order:
         converted = convert(value)
         # 2.0 is an int to whoever asked for one; 2.5 is not, and goes as it is.
         return converted if convert is str or converted == value else value
+
+
+def _instance(given: Any, kind: type[T], what: str) -> T:
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        raise InvalidSpecError(f"{what} must be a {kind.__name__}, not {given!r:.200}")
+    return given
+
+
+def _objectives(given: Sequence[Objective] | None) -> tuple[Objective, ...]:
+    if given is None:
+        return (Objective(),)
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(o, Objective) for o in given):
+        raise InvalidSpecError(f"objectives must be a list of Objective, not {given!r:.200}")
+    return tuple(given)
+
+
+def _points(space: SearchSpace, given: Sequence[Mapping[str, Any]], config: TrialConfig) -> tuple[dict[str, Any], ...]:
+    if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
+        raise InvalidSpecError(f"enqueue must be a list of points, not {given!r:.200}")
+    if len(given) > config.num_trials:
+        raise InvalidSpecError(f"enqueue has {len(given)} points, more than num_trials={config.num_trials}")
+    return tuple(space.complete(point) for point in given)
 
 
 def _variable(name: str) -> str:

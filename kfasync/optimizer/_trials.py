@@ -1,0 +1,213 @@
+"""The jobs of a study's trials: created, found again, watched and ended. What follows, others decide."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from kfasync.engine import JobHandle
+from kfasync.errors import InvalidSpecError, JobExistsError, JobNotFoundError, RuntimeNotFoundError
+from kfasync.events import Event, MetricReported
+from kfasync.optimizer._objective import TrialState
+from kfasync.optimizer._order import STUDY_LABEL, Order
+from kfasync.optimizer._study import TrialRecord, objective_values
+from kfasync.state import JobState, MetricSummary, Status
+from kfasync.trainer import AsyncTrainerClient
+
+__all__ = ["Curve", "Ending", "Trials"]
+
+_EARLY = "stopped early: it could not become the best"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a trial ended.
+
+    Attributes:
+        outcome: Complete, failed or pruned.
+        reason: Typed reason of a failure.
+        message: What a person needs to know.
+        metrics: Everything that it reported.
+    """
+
+    outcome: TrialState
+    reason: str = ""
+    message: str = ""
+    metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
+
+
+class Curve:
+    """Steps and values of one metric, from a job's reports in order; a report without a step is one further."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._count = 0
+
+    def point(self, report: MetricReported) -> tuple[float, float] | None:
+        """What the report says of the metric, if it does."""
+        if self._metric not in report.values:
+            return None
+        step = self._count if report.step is None else report.step
+        self._count += 1
+        return float(step), float(report.values[self._metric])
+
+    def points(self, events: Iterable[Event]) -> Iterator[tuple[float, float]]:
+        """All that a job's events say."""
+        for event in events:
+            if isinstance(event, MetricReported) and (point := self.point(event)) is not None:
+                yield point
+
+
+class Trials:
+    """The jobs of one study's trials.
+
+    Args:
+        order: What each trial is.
+        place: Where they run.
+        study: The study's name, which each job bears as a label.
+        judge: Told number, step and value of each report of the first objective; says whether the trial ends early.
+    """
+
+    def __init__(
+        self, order: Order, place: AsyncTrainerClient, study: str, judge: Callable[[int, float, float], bool]
+    ) -> None:
+        self._order = order
+        self._place = place
+        self._study = study
+        self._judge = judge
+        self._handles: dict[int, JobHandle] = {}
+        self._halted: tuple[str, str] | None = None
+
+    async def see(self, trial: TrialRecord, *, known: bool) -> Ending | None:
+        """See a trial to its end.
+
+        Args:
+            trial: The trial, recorded before.
+            known: Whether an earlier driver may have created its job.
+
+        Returns:
+            Its end; None for one that is suspended with its study.
+        """
+        try:
+            handle = await self._find(trial) if known else None
+            if handle is None and self._halted is not None:
+                return self._never()
+            handle = handle or await self._create(trial)
+            self._handles[trial.number] = handle
+            return await self._follow(trial, handle)
+        except (InvalidSpecError, JobExistsError, RuntimeNotFoundError) as error:
+            return Ending(outcome=TrialState.FAILED, reason="NotCreated", message=str(error))
+        except JobNotFoundError:
+            return Ending(outcome=TrialState.FAILED, reason="Deleted", message="somebody deleted its job")
+        finally:
+            self._handles.pop(trial.number, None)
+
+    async def halt(self, cause: str, message: str) -> None:
+        """Have every trial stopped, those included that are just being created.
+
+        Args:
+            cause: ``suspend``, ``cancel`` or ``prune``.
+            message: What a person needs to know of it.
+        """
+        if self._halted != (cause, message):
+            self._halted = (cause, message)
+            await asyncio.gather(*map(self._stop, list(self._handles.values())))
+
+    async def reported(self, trial: TrialRecord) -> list[tuple[float, float]]:
+        """Steps and values of the first objective that a trial has reported; none when its job was deleted."""
+        engine = self._place.engine
+        try:
+            events = await engine.history((await engine.job(trial.name)).uid)
+        except JobNotFoundError:
+            return []
+        return list(self._curve().points(events))
+
+    def _curve(self) -> Curve:
+        return Curve(self._order.objectives[0].metric)
+
+    async def _find(self, trial: TrialRecord) -> JobHandle | None:
+        """The job that an earlier driver created; it goes on if it was suspended with the study."""
+        try:
+            handle = await self._place.attach(trial.name)
+            state = await handle.state()
+        except JobNotFoundError:
+            return None
+        if state.job_spec.labels.get(STUDY_LABEL) != self._study:
+            return None  # Somebody else's: creating ours will say so.
+        if state.stop == "suspend" and self._halted is None:
+            await handle.wait({"Suspended", "Failed"})
+            await handle.resume()
+        return handle
+
+    async def _create(self, trial: TrialRecord) -> JobHandle:
+        template = self._order.template
+        return await self._place.submit(
+            template.runtime,
+            template.initializer,
+            self._order.trainer(trial.parameters),
+            name=trial.name,
+            labels={STUDY_LABEL: self._study},
+        )
+
+    async def _follow(self, trial: TrialRecord, handle: JobHandle) -> Ending | None:
+        if self._halted is not None:
+            await self._stop(handle)
+        watching = asyncio.create_task(self._watch(trial.number, handle))
+        try:
+            state = await self._over(handle)
+            if not state.terminal:
+                return None
+            await watching
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+        return self._ending(state, dict(await self._place.get_job_metrics(trial.name)))
+
+    async def _over(self, handle: JobHandle) -> JobState:
+        """Wait until the job has ended, or is suspended because the study is."""
+        async with contextlib.aclosing(handle.changes()) as states:
+            async for state in states:
+                if state.status is Status.SUSPENDED and self._halted is not None and self._halted[0] == "suspend":
+                    break
+        return state
+
+    async def _watch(self, number: int, handle: JobHandle) -> None:
+        """Show the rule what the trial reports, and end it when the rule says so."""
+        if self._order.stopping is None:
+            return
+        curve = self._curve()
+        async with contextlib.aclosing(handle.metrics()) as reports:
+            async for report in reports:
+                point = curve.point(report)
+                if point is not None and await asyncio.to_thread(self._judge, number, *point):
+                    await handle.cancel(cause="prune", message=_EARLY)
+                    return
+
+    async def _stop(self, handle: JobHandle) -> None:
+        assert self._halted is not None
+        cause, message = self._halted
+        with contextlib.suppress(JobNotFoundError):
+            await (handle.suspend() if cause == "suspend" else handle.cancel(cause=cause, message=message))
+
+    def _never(self) -> Ending | None:
+        """The end of a trial whose job is not created any more."""
+        assert self._halted is not None
+        cause, message = self._halted
+        if cause == "suspend":
+            return None
+        if cause == "prune":
+            return Ending(outcome=TrialState.PRUNED, reason="Pruned", message=message)
+        return Ending(outcome=TrialState.FAILED, reason="Cancelled", message=message)
+
+    def _ending(self, state: JobState, metrics: dict[str, MetricSummary]) -> Ending:
+        outcome, reason, message = TrialState.COMPLETE, state.reason, state.message
+        values = objective_values(self._order.objectives, metrics)
+        missing = [each.metric for each in self._order.objectives if each.metric not in values]
+        if state.status is Status.FAILED:
+            # By the job's word: a trial that failed by itself before it could be asked has failed.
+            outcome = TrialState.PRUNED if reason == "Pruned" else TrialState.FAILED
+        elif missing:
+            outcome, reason, message = TrialState.FAILED, "NoMetric", f"it never reported {' and '.join(missing)}"
+        return Ending(outcome=outcome, reason=reason, message=message, metrics=metrics)
