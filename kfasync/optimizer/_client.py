@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from kfasync.errors import JobNotFoundError
+from kfasync.events import TrialEnded, TrialStarted
 from kfasync.trainer._choice import choose
 
 if TYPE_CHECKING:
     from kfasync.backends.base import BackendConfig
+    from kfasync.engine import JobHandle
     from kfasync.jobs import Event, TrainJobTemplate
     from kfasync.optimizer._algorithms import Algorithm
     from kfasync.optimizer._objective import Objective, TrialConfig
@@ -25,9 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncOptimizerClient"]
 
 _COMPLETE = frozenset({"Complete"})
-# Times that the supervisor starts a study's driver again. A driver dies when somebody kills it, or by a defect that the
-# next one meets, too.
-_DRIVERS = 20
+# Times that the supervisor starts a study's driver again, and the longest pause before it in seconds. A driver dies
+# when somebody kills it, or by a defect that the next one meets, too.
+_DRIVERS, _PAUSE = 20, 1.0
+# Seconds that a study has more than its trials between SIGTERM and SIGKILL, to see their ends.
+_GRACE = 5.0
 
 
 class AsyncOptimizerClient:
@@ -100,6 +105,7 @@ class AsyncOptimizerClient:
             InvalidSpecError: Something can't be; the message names the parameter. Nothing was created.
             JobExistsError: The name belongs to something else.
         """
+        from kfasync import settings
         from kfasync.jobs import JobSpec, RestartPolicy, check_name, new_name
         from kfasync.optimizer._driver import drive
         from kfasync.optimizer._order import Order
@@ -117,14 +123,17 @@ class AsyncOptimizerClient:
             backend=self._config,
         )
         study = check_name(new_name() if name is None else name)
-        check_name(f"{study}-{order.config.num_trials - 1}-r1")
+        await self._trials._check(
+            dataclasses.replace(order.template, trainer=order.probe()), f"{study}-{order.config.num_trials - 1}-r1"
+        )
         payload = await asyncio.to_thread(from_function, drive, {"order": order})
         spec = JobSpec(
             name=study,
             entry="study",
             entry_name=getattr(order.template.trainer.func, "__qualname__", ""),
-            restart=RestartPolicy(max_restarts=_DRIVERS, backoff=0.1, max_backoff=10.0),
+            restart=RestartPolicy(max_restarts=_DRIVERS, backoff=0.1, max_backoff=_PAUSE),
             payload_digest=payload.digest,
+            grace=settings.load().grace + _GRACE,
             extra={"study": order.describe()},
         )
         return (await self._studies.engine.submit(spec, payload)).name
@@ -156,16 +165,19 @@ class AsyncOptimizerClient:
             study.apply(event)
         return study
 
-    async def _view(self, state: JobState) -> OptimizationJob:
+    async def _views(self, states: Sequence[JobState]) -> list[OptimizationJob]:
         from kfasync.optimizer._views import study_of
 
         jobs = {job.name: job for job in await self._trials.list_jobs()}
-        return study_of(state, await self._study(state), jobs)
+        return [study_of(state, await self._study(state), jobs) for state in states]
+
+    async def _view(self, state: JobState) -> OptimizationJob:
+        return (await self._views([state]))[0]
 
     async def list_jobs(self) -> list[OptimizationJob]:
         """The studies, the oldest first."""
         states = await self._studies.engine.jobs()
-        return [await self._view(state) for state in states if state.job_spec.entry == "study"]
+        return await self._views([state for state in states if state.job_spec.entry == "study"])
 
     async def get_job(self, name: str) -> OptimizationJob:
         """A study as it is now, with its trials.
@@ -203,19 +215,19 @@ class AsyncOptimizerClient:
 
         Args:
             name: The study.
-            trial_name: The trial; by default the best so far, else the last one.
+            trial_name: The trial; by default the best so far, else the first one.
             follow: Wait for more until the trial has ended.
 
         Raises:
             JobNotFoundError: No such study, or no such trial in it.
         """
         _, study = await self._find(name)
-        names = [trial.name for trial in study.trials.values()]
+        shown = study.best or list(study.trials.values())
         if trial_name is None:
-            if not names:
+            if not shown:
                 return
-            trial_name = study.best[0].name if study.best else names[-1]
-        if trial_name not in names:
+            trial_name = shown[0].name
+        if not any(trial_name in trial.names for trial in study.trials.values()):
             raise JobNotFoundError(trial_name, f"the study {name!r}")
         async with aclosing(self._trials.get_job_logs(trial_name, follow=follow)) as lines:
             async for line in lines:
@@ -245,7 +257,7 @@ class AsyncOptimizerClient:
             status: Wanted: Created, Running, Suspended, Complete, Failed.
             timeout: Seconds; None waits for ever.
             polling_interval: Accepted for Kubeflow's sake and ignored: nothing polls.
-            callbacks: Called with the study at each change, and at the end.
+            callbacks: Called with the study at each change of it or of a trial, and at the end.
 
         Raises:
             JobFailedError: It failed, and Failed was not wanted.
@@ -254,29 +266,65 @@ class AsyncOptimizerClient:
         """
         await self._find(name)
         handle = await self._studies.attach(name)
+        if not callbacks:
+            return await self._view(await handle.wait(status, timeout))
         changes: asyncio.Queue[JobState | None] = asyncio.Queue()
         waiting = asyncio.create_task(handle.wait(status, timeout, on_change=changes.put_nowait))
         waiting.add_done_callback(lambda _: changes.put_nowait(None))
+        trials = asyncio.create_task(self._tell_of_trials(handle, changes))
         try:
             while (change := await changes.get()) is not None:
-                for callback in callbacks or ():
-                    callback(await self._view(change))
+                view = await self._view(change)
+                for callback in callbacks:
+                    callback(view)
             return await self._view(await waiting)
         finally:
             waiting.cancel()
-            await asyncio.wait([waiting])
+            trials.cancel()
+            await asyncio.wait([waiting, trials])
+
+    async def _tell_of_trials(self, handle: JobHandle, changes: asyncio.Queue[JobState | None]) -> None:
+        """Put the study's state into the queue at each change of a trial."""
+        events = self._studies.events(job=handle.name)
+        async with aclosing(events):
+            async for event in events:
+                # One look tells of all trials that changed since the last one.
+                if isinstance(event, TrialStarted | TrialEnded) and changes.empty():
+                    changes.put_nowait(await handle.state())
 
     # --- controlling ---
 
     async def cancel(self, name: str) -> None:
-        """Have a study stopped with its trials; it ends as Failed(Cancelled)."""
+        """Have a study stopped with its trials; it ends as Failed(Cancelled). Returns when it has."""
         await self._find(name)
         await self._studies.cancel(name)
+        await (await self._studies.attach(name)).wait({"Complete", "Failed"})
+        for trial in await self._left_running(name):
+            await trial.cancel()
 
     async def suspend(self, name: str) -> None:
-        """Have a study stopped with its trials, to be resumed later."""
+        """Have a study stopped with its trials, to be resumed later. Returns when it is."""
         await self._find(name)
         await self._studies.suspend(name)
+        await (await self._studies.attach(name)).wait({"Suspended", "Complete", "Failed"})
+        for trial in await self._left_running(name):
+            await trial.suspend()
+
+    async def _left_running(self, name: str) -> list[JobHandle]:
+        """Jobs of trials that go on although their study does not: its driver was dead when it was stopped."""
+        _, study = await self._find(name)
+        return [handle for trial in study.running if (handle := await self._job_of(name, trial.name)) is not None]
+
+    async def _job_of(self, study: str, name: str) -> JobHandle | None:
+        """The job of a trial, if it is there and the study's own."""
+        from kfasync.optimizer._order import STUDY_LABEL
+
+        try:
+            handle = await self._trials.attach(name)
+            state = await handle.state()
+        except JobNotFoundError:
+            return None
+        return handle if state.job_spec.labels.get(STUDY_LABEL) == study else None
 
     async def resume(self, name: str) -> None:
         """Have a suspended study go on, where it stopped."""
@@ -289,13 +337,10 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study.
         """
-        _, study = await self._find(name)
-        await self._studies.cancel(name)
-        await (await self._studies.attach(name)).wait({"Complete", "Failed"})
+        await self.cancel(name)
         _, study = await self._find(name)
         for trial in study.trials.values():
-            try:
-                await self._trials.delete_job(trial.name)
-            except JobNotFoundError:
-                continue  # It was deleted by itself, or never created.
+            for job in trial.names:
+                if (handle := await self._job_of(name, job)) is not None:
+                    await handle.delete()
         await self._studies.delete_job(name)
