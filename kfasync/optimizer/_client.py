@@ -6,10 +6,11 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from kfasync.errors import JobNotFoundError
+from kfasync.errors import JobNotFoundError, MissingExtraError
 from kfasync.events import TrialEnded, TrialStarted
 from kfasync.trainer._choice import choose
 
@@ -103,6 +104,7 @@ class AsyncOptimizerClient:
 
         Raises:
             InvalidSpecError: Something can't be; the message names the parameter. Nothing was created.
+            MissingExtraError: Optuna is not installed.
             JobExistsError: The name belongs to something else.
         """
         from kfasync import settings
@@ -111,6 +113,8 @@ class AsyncOptimizerClient:
         from kfasync.optimizer._order import Order
         from kfasync.payload import from_function
 
+        if find_spec("optuna") is None:
+            raise MissingExtraError("optimizing hyperparameters", "optimizer")
         order = Order.of(
             trial_template,
             search_space,

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NoReturn
 
 from kfasync.engine import Engine
-from kfasync.errors import KfasyncError
+from kfasync.errors import KfasyncError, MissingExtraError
 from kfasync.events import TrialEnded, TrialStarted
 from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._order import Order
@@ -57,7 +57,10 @@ async def drive(order: Order) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         home = await stack.enter_async_context(AsyncTrainerClient(LocalProcessBackendConfig()))
         place = await stack.enter_async_context(AsyncTrainerClient(order.backend))
-        verdict = await Driver(order, home.engine, place, name, attempt).run()
+        try:
+            verdict = await Driver(order, home.engine, place, name, attempt).run()
+        except MissingExtraError as error:
+            raise StudyFailedError(Verdict(False, "MissingExtra", str(error))) from error
     if verdict is None:
         _end_by_signal()
     if not verdict.complete:

@@ -86,7 +86,8 @@ class Order:
             )
         trainer = template.trainer
         # An argument that the template has as well is what the template was tried with; a trial's own comes instead.
-        space = SearchSpace(search_space, fixed=set(trainer.func_args or {}) - set(search_space))
+        searched = search_space if isinstance(search_space, Mapping) else {}
+        space = SearchSpace(search_space, fixed=set(trainer.func_args or {}) - set(searched))
         space.check_function(trainer.func)
         goals = _objectives(objectives)
         chosen = RandomSearch() if algorithm is None else algorithm
@@ -137,9 +138,13 @@ class Order:
         convert = _CONVERSIONS.get(annotation if isinstance(annotation, str) else getattr(annotation, "__name__", ""))
         if convert is None or value is None or type(value) is convert:
             return value
-        converted = convert(value)
-        # 2.0 is an int to whoever asked for one; 2.5 is not, and goes as it is.
-        return converted if convert is str or converted == value else value
+        try:
+            converted = convert(value)
+        except (ValueError, OverflowError):
+            return value
+        # 2.0 is an int to whoever asked for one, and so is "2"; 2.5 is not, and goes as it is.
+        exact = convert is str or converted == value or (isinstance(value, str) and convert is not bool)
+        return converted if exact else value
 
 
 def _instance(given: Any, kind: type[T], what: str) -> T:
