@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from kfasync.errors import JobNotFoundError, MissingExtraError
+from kfasync.errors import JobNotFoundError, MissingExtraError, ResultError
 from kfasync.events import TrialEnded, TrialStarted
 from kfasync.trainer._choice import choose
 
@@ -173,7 +173,17 @@ class AsyncOptimizerClient:
         from kfasync.optimizer._views import study_of
 
         jobs = {job.name: job for job in await self._trials.list_jobs()}
-        return [study_of(state, await self._study(state), jobs) for state in states]
+        return [study_of(state, await self._study(state), jobs, await self._told(state)) for state in states]
+
+    async def _told(self, state: JobState) -> Mapping[str, str]:
+        """What the driver of a complete study told at its end: reason and message."""
+        if state.status.value != "Complete":
+            return {}
+        try:
+            told: dict[str, str] = await (await self._studies.attach(state.name)).result()
+        except (ResultError, JobNotFoundError):
+            return {}
+        return told
 
     async def _view(self, state: JobState) -> OptimizationJob:
         return (await self._views([state]))[0]

@@ -99,13 +99,14 @@ def result_of(trial: TrialRecord) -> Result:
     return Result(dict(trial.parameters), metrics_of(trial))
 
 
-def study_of(state: JobState, study: Study, jobs: Mapping[str, TrainJob]) -> OptimizationJob:
+def study_of(state: JobState, study: Study, jobs: Mapping[str, TrainJob], told: Mapping[str, str]) -> OptimizationJob:
     """A study as it is now.
 
     Args:
         state: Of its own job.
         study: Its bookkeeping, up to now.
         jobs: The trials' jobs by name, as far as they are there.
+        told: Reason and message of its end, where its job has none.
     """
     described = state.spec["extra"]["study"]
     trials = [
@@ -129,6 +130,6 @@ def study_of(state: JobState, study: Study, jobs: Mapping[str, TrainJob]) -> Opt
         trials=trials,
         creation_timestamp=datetime.fromtimestamp(state.created, UTC),
         status=state.status.value,
-        reason=state.reason,
-        message=state.message,
+        reason=state.reason or told.get("reason", ""),
+        message=state.message or told.get("message", ""),
     )

@@ -1,0 +1,64 @@
+"""What the tests' trials do. Imported by every one of them, so it must be light."""
+
+from __future__ import annotations
+
+
+def square(x: float) -> None:
+    print(f"loss={x * x}")
+
+
+def wait_for_ever(x: float) -> None:
+    import signal
+
+    print("waiting", flush=True)
+    signal.pause()
+
+
+def tell_types(lr: float, size: int, kind: str, momentum: float = 0.0) -> None:
+    import os
+
+    assert (type(lr), type(size), type(kind)) == (float, int, str)
+    assert (momentum > 0) == (kind == "sgd")
+    assert os.environ["KUBEFLOW_TRAINER_OPT_SIZE"] == str(size)
+    print(f"loss={size}")
+
+
+def two(x: float) -> None:
+    print(f"loss={x}\naccuracy={x}")
+
+
+def fail_above(x: float) -> None:
+    if x > 0.5:
+        raise ValueError(f"{x} diverged")
+    print(f"loss={x}")
+
+
+def one_good(x: float) -> None:
+    import signal
+
+    if x > 0:
+        signal.pause()
+    print(f"loss={x}")
+
+
+def good_or_endless(x: float) -> None:
+    import signal
+
+    import kfasync
+
+    for step in range(3):
+        kfasync.report(step=step, loss=x)
+    if x > 0.5:
+        signal.pause()
+
+
+def count_starts(x: float) -> None:
+    """The first start of a trial waits; the second one, in the same directory, ends."""
+    import os
+    import signal
+
+    if not os.path.exists("begun"):
+        open("begun", "w").close()
+        print("begun", flush=True)
+        signal.pause()
+    print(f"loss={x}")
