@@ -13,7 +13,7 @@ import importlib.machinery
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from kfasync.payload._path import is_installed
@@ -89,7 +89,7 @@ class Walk:
         if isinstance(value, tuple):
             del self._seen[id(value)]  # equal tuples may or may not be one object; only mutable ones have an identity
 
-    def _mapping(self, value: dict[Any, Any]) -> None:
+    def _mapping(self, value: Mapping[Any, Any]) -> None:
         self._put("dict", str(len(value)).encode())
         for key, item in value.items():
             self._visit(key)
@@ -271,5 +271,5 @@ _PARTS: dict[type, tuple[str, ...]] = {
 _VISITORS: dict[type, Callable[[Walk, Any], None]] = {
     list: Walk._sequence, tuple: Walk._sequence, dict: Walk._mapping, set: Walk._set, frozenset: Walk._set,
     types.CodeType: Walk._code, types.FunctionType: Walk._function, types.BuiltinFunctionType: Walk._builtin,
-    types.ModuleType: Walk._module, **dict.fromkeys(_PARTS, Walk._parts),
+    types.ModuleType: Walk._module, types.MappingProxyType: Walk._mapping, **dict.fromkeys(_PARTS, Walk._parts),
 }  # fmt: skip

@@ -320,12 +320,13 @@ def test_the_digest_covers_helpers_defaults_attributes_and_classes() -> None:
 
 def test_the_digest_is_the_same_in_every_process_and_place(tmp_path: Path) -> None:
     text = (
-        "import enum, random\nfrom kfasync.payload import from_function\n"
+        "import enum, random, types\nfrom kfasync.payload import from_function\n"
         "class Kind(enum.Enum):\n    A = 1\n"
         "class Config:\n    def __init__(self): self.tags = {'x', 'y', 'zebra', 'w'}; self.kind = Kind.A\n"
         "def helper(c): return c.tags, {'p', 'q', 'r'}\n"
         "def train(config, names): return helper(config), Kind.A\n"
-        "print(from_function(train, {'config': Config(), 'names': frozenset('abcdef')}).digest)\n"
+        "arguments = {'config': Config(), 'names': types.MappingProxyType({'n': frozenset('abcdef')})}\n"
+        "print(from_function(train, arguments).digest)\n"
     )
     (tmp_path / "other").mkdir()
     first = _program(tmp_path, "a.py", text)
