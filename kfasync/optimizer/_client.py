@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from kfasync.errors import JobNotFoundError, MissingExtraError, ResultError
-from kfasync.events import TrialEnded, TrialStarted
+from kfasync.events import JobSubmitted, TrialEnded, TrialStarted
 from kfasync.trainer._choice import choose
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study, or no such trial in it.
         """
-        _, study = await self._find(name)
+        state, study = await self._find(name)
         shown = study.best or list(study.trials.values())
         if trial_name is None:
             if not shown:
@@ -243,9 +243,20 @@ class AsyncOptimizerClient:
             trial_name = shown[0].name
         if not any(trial_name in trial.names for trial in study.trials.values()):
             raise JobNotFoundError(trial_name, f"the study {name!r}")
+        if await self._job_of(name, trial_name) is None:
+            if not follow or not any(trial_name == trial.name for trial in study.running):
+                return
+            await self._created(trial_name, state.cursor)
         async with aclosing(self._trials.get_job_logs(trial_name, follow=follow)) as lines:
             async for line in lines:
                 yield line
+
+    async def _created(self, trial: str, cursor: int) -> None:
+        """Wait until the job of a trial is there, which was decided on but not there yet at a cursor."""
+        async with aclosing(self._trials.events(since=cursor)) as events:
+            async for event in events:
+                if event.job == trial and isinstance(event, JobSubmitted):
+                    return
 
     async def get_job_events(self, name: str) -> list[Event]:
         """What happened to a study so far, its trials included, in order.
