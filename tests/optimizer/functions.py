@@ -62,3 +62,45 @@ def count_starts(x: float) -> None:
         print("begun", flush=True)
         signal.pause()
     print(f"loss={x}")
+
+
+def tell_all(folder: str, x: float) -> None:
+    """Says when it begins and when it ends, in a file of its job's own."""
+    import os
+
+    with open(os.path.join(folder, os.environ["KFASYNC_JOB_NAME"]), "a", buffering=1) as file:
+        file.write("began\n")
+        sum(range(500_000))
+        print(f"loss={x}", flush=True)
+        file.write("ended\n")
+
+
+def wait_once(folder: str, x: float) -> None:
+    """The first trial of all waits for ever; those after it end."""
+    import os
+    import signal
+
+    try:
+        open(os.path.join(folder, "begun"), "x").close()
+    except FileExistsError:
+        print(f"loss={x}")
+    else:
+        print("begun", flush=True)
+        signal.pause()
+
+
+def report_when_told(x: float) -> None:
+    """A bad trial waits for a word before it reports."""
+    import os
+    import signal
+
+    import kfasync
+
+    if x > 0.5:
+        os.mkfifo("fifo")
+        print("ready", flush=True)
+        with open("fifo") as fifo:
+            fifo.read()
+    kfasync.report(step=0, loss=x)
+    if x > 0.5:
+        signal.pause()
