@@ -120,6 +120,56 @@ template = TrainJobTemplate(
 TrainerClient().train(**template)
 '''
 
+OPTIMIZER = (
+    TEMPLATE.replace("time.sleep(1)", "time.sleep(0.01)")
+    + """
+from kfasync.optimizer import OptimizerClient, Search, TrialConfig
+
+# Create an OptimizationJob with the same template.
+optimizer = OptimizerClient()
+job_name = optimizer.optimize(
+    trial_template=template,
+    search_space={
+        "learning_rate": Search.loguniform(0.001, 0.1),
+        "batch_size": Search.choice([16, 32, 64, 128]),
+    },
+    trial_config=TrialConfig(
+        num_trials=20,
+        parallel_trials=4,
+        max_failed_trials=5,
+    ),
+)
+
+# Verify OptimizationJob was created.
+optimizer.get_job(job_name)
+
+# Wait for OptimizationJob to complete.
+optimizer.wait_for_job_status(job_name)
+
+# Get the best hyperparameters and metrics from an OptimizationJob.
+print(optimizer.get_best_results(job_name))
+
+# See all the TrainJobs.
+print(optimizer.get_job(job_name).trials)
+"""
+)
+
+# Run by another process, after the script has ended: the study is there for everybody.
+LOOK_AT_STUDIES = """
+import json
+from kfasync.optimizer import OptimizerClient
+
+client = OptimizerClient()
+told = []
+for job in client.list_jobs():
+    best = client.get_best_results(job.name)
+    told.append({"status": job.status, "trials": [[t.status, t.parameters, t.metrics[0].latest] for t in job.trials],
+                 "best": [best.parameters, best.metrics[0].latest], "lines": list(client.get_job_logs(job.name)),
+                 "reasons": [event.reason for event in client.get_job_events(job.name)]})
+    client.delete_job(job.name)
+print(json.dumps(told))
+"""
+
 # Run by another process, after the script has ended: waits for every job and tells what became of it.
 LOOK = """
 import json
@@ -201,3 +251,22 @@ def test_a_template_that_asks_for_a_missing_gpu_runs_with_a_warning(run: object)
     assert job["warnings"] == ["NoGPU"]
     assert 0.77 <= job["metrics"]["loss"] <= 0.99  # type: ignore[index]
     assert len({tuple(rank) for rank in job["ranks"]}) == 2  # type: ignore[attr-defined]
+
+
+def test_the_optimizer_block_finds_the_best_of_twenty_trials(run: object) -> None:
+    printed = run(OPTIMIZER)  # type: ignore[operator]
+    assert "Result(parameters={" in printed
+    assert printed.count("Trial(name=") == 20
+    (study,) = json.loads(run(LOOK_AT_STUDIES))  # type: ignore[operator]
+    assert study["status"] == "Complete"
+    assert [status for status, _, _ in study["trials"]] == ["complete"] * 20
+    for _, parameters, loss in study["trials"]:
+        assert 0.001 <= parameters["learning_rate"] <= 0.1
+        assert parameters["batch_size"] in (16, 32, 64, 128)
+        assert 0.77 <= loss <= 0.99
+    parameters, loss = study["best"]
+    assert loss == min(loss for _, _, loss in study["trials"])
+    assert study["lines"][0] == f"Training 0, lr: {parameters['learning_rate']}, batch_size: {parameters['batch_size']}"
+    assert (study["reasons"].count("TrialStarted"), study["reasons"][-1]) == (20, "Complete")
+    # Only the job that verified the template is left.
+    assert len(look(run)) == 1
