@@ -8,11 +8,24 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kfasync.optimizer import AsyncOptimizerClient, OptimizerClient
+from kfasync.backends.local import LocalProcessBackendConfig
+from kfasync.optimizer import (
+    AsyncOptimizerClient,
+    OptimizationJob,
+    OptimizerClient,
+    Result,
+    Search,
+    TrainJobTemplate,
+    TrialConfig,
+)
+from kfasync.trainer import CustomTrainer
+from tests.optimizer.functions import square
 from tests.trainer.test_signatures import _ASYNC_ONLY, _blocking, _methods, _shape
 
 
@@ -123,3 +136,25 @@ def test_enums_and_constants_are_those_of_kubeflow(reports: tuple[dict[str, Any]
     theirs, ours = reports
     assert theirs["enums"].items() <= ours["enums"].items()
     assert theirs["constants"].items() <= ours["constants"].items()
+
+
+def test_a_study_from_a_script_that_blocks(home: Path) -> None:
+    client = OptimizerClient(LocalProcessBackendConfig())
+    seen: list[tuple[str, threading.Thread]] = []
+
+    def hear(job: OptimizationJob) -> None:
+        # A callback may use the client.
+        seen.append((client.get_job(job.name).name and job.status, threading.current_thread()))
+
+    template = TrainJobTemplate(trainer=CustomTrainer(func=square))
+    name = client.optimize(template, search_space={"x": Search.uniform(0, 1)}, trial_config=TrialConfig(3, 2))
+    job = client.wait_for_job_status(name, callbacks=[hear])
+    assert (job.status, seen[-1][0]) == ("Complete", "Complete")
+    assert {thread for _, thread in seen} == {threading.current_thread()}
+    best = client.get_best_results(name)
+    assert isinstance(best, Result)
+    assert list(client.get_job_logs(name)) == [f"loss={best.parameters['x'] ** 2}"]
+    assert [each.name for each in client.list_jobs()] == [name]
+    assert client.get_job_events(name)[-1].reason == "Complete"
+    client.delete_job(name)
+    assert client.list_jobs() == []
