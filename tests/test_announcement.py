@@ -125,9 +125,10 @@ OPTIMIZER = (
     + """
 from kfasync.optimizer import OptimizerClient, Search, TrialConfig
 
-# Create an OptimizationJob with the same template.
 optimizer = OptimizerClient()
+
 job_name = optimizer.optimize(
+    # The same template can be used for Hyperparameter Optimisation
     trial_template=template,
     search_space={
         "learning_rate": Search.loguniform(0.001, 0.1),
@@ -140,17 +141,19 @@ job_name = optimizer.optimize(
     ),
 )
 
-# Verify OptimizationJob was created.
+# Verify OptimizationJob was created
 optimizer.get_job(job_name)
 
-# Wait for OptimizationJob to complete.
+# Wait for OptimizationJob to complete
 optimizer.wait_for_job_status(job_name)
 
-# Get the best hyperparameters and metrics from an OptimizationJob.
-print(optimizer.get_best_results(job_name))
+# Get the best hyperparameters and metrics from an OptimizationJob
+best_results = optimizer.get_best_results(job_name)
+print(best_results)
 
-# See all the TrainJobs.
-print(optimizer.get_job(job_name).trials)
+# See all the trials (TrainJobs) created during optimization
+job = optimizer.get_job(job_name)
+print(job.trials)
 """
 )
 

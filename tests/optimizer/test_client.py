@@ -7,32 +7,27 @@ import importlib
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig
-from kfasync.errors import JobExistsError, JobFailedError, JobNotFoundError, WaitTimeoutError
-from kfasync.events import JobStarted, StopRequested, TrialEnded, TrialStarted
+from kfasync.errors import JobExistsError, JobNotFoundError
+from kfasync.events import JobStarted, StopRequested
 from kfasync.optimizer import (
     AsyncOptimizerClient,
     GridSearch,
     MedianStop,
     Objective,
-    OptimizationJob,
     RandomSearch,
     Result,
     Search,
     StopRules,
-    TrainJobTemplate,
     TrialConfig,
 )
-from kfasync.trainer import CustomTrainer
 from tests.optimizer.functions import (
-    count_starts,
     fail_above,
     good_or_endless,
     one_good,
@@ -41,44 +36,9 @@ from tests.optimizer.functions import (
     two,
     wait_for_ever,
 )
+from tests.optimizer.studies import X, failed, finished, first, template
 
 pytestmark = pytest.mark.anyio
-
-_X = {"x": Search.uniform(0, 1)}
-
-
-def template(func: Callable[..., Any], **trainer: Any) -> TrainJobTemplate:
-    return TrainJobTemplate(trainer=CustomTrainer(func=func, **trainer))
-
-
-async def finished(client: AsyncOptimizerClient, name: str, **wait: Any) -> OptimizationJob:
-    return await client.wait_for_job_status(name, timeout=60, **wait)
-
-
-async def failed(client: AsyncOptimizerClient, name: str) -> JobFailedError:
-    with pytest.raises(JobFailedError) as caught:
-        await client.wait_for_job_status(name, timeout=60)
-    return caught.value
-
-
-async def events(client: AsyncOptimizerClient, name: str) -> AsyncIterator[Any]:
-    """What happens in the place from the beginning: the study and its trials' jobs."""
-    async with aclosing(client._trials.events(since=0)) as stream, asyncio.timeout(60):
-        async for event in stream:
-            if event.job.startswith(name):
-                yield event
-
-
-async def first(client: AsyncOptimizerClient, name: str, kind: type, count: int = 1, suffix: str = "") -> list[Any]:
-    """The first so many events of a kind; those of the trials' jobs with ``suffix="-"``."""
-    found: list[Any] = []
-    async with aclosing(events(client, name)) as stream:
-        async for event in stream:
-            if isinstance(event, kind) and event.job.startswith(name + suffix):
-                found.append(event)
-                if len(found) == count:
-                    break
-    return found
 
 
 # -------------------------------------------------------------------- a whole life
@@ -87,7 +47,7 @@ async def first(client: AsyncOptimizerClient, name: str, kind: type, count: int 
 async def test_a_study_from_the_call_to_the_last_file(own_home: Path) -> None:
     async with AsyncOptimizerClient(LocalProcessBackendConfig()) as client:
         config = TrialConfig(num_trials=6, parallel_trials=2)
-        name = await client.optimize(template(square), search_space=_X, trial_config=config, name="life")
+        name = await client.optimize(template(square), search_space=X, trial_config=config, name="life")
         job = await finished(client, name)
         assert (job.name, job.status, job.trial_config) == ("life", "Complete", config)
         assert [trial.name for trial in job.trials] == [f"life-{number}" for number in range(6)]
@@ -121,7 +81,7 @@ async def test_who_is_no_study_is_not_found(optimizer: AsyncOptimizerClient) -> 
         for call in (optimizer.get_job, optimizer.get_best_results, optimizer.cancel, optimizer.delete_job):
             with pytest.raises(JobNotFoundError):
                 await call(name)
-    name = await optimizer.optimize(template(square), search_space=_X, trial_config=TrialConfig(num_trials=1))
+    name = await optimizer.optimize(template(square), search_space=X, trial_config=TrialConfig(num_trials=1))
     with pytest.raises(JobNotFoundError, match="plain"):
         [line async for line in optimizer.get_job_logs(name, "plain")]
 
@@ -152,7 +112,7 @@ async def test_the_function_gets_typed_values_and_conditional_ones_only_where_th
 async def test_the_points_of_a_user_come_first(optimizer: AsyncOptimizerClient) -> None:
     points = [{"x": 0.25}, {"x": 0.75}]
     name = await optimizer.optimize(
-        template(square), search_space=_X, enqueue=points, trial_config=TrialConfig(4, 2), algorithm=RandomSearch(1)
+        template(square), search_space=X, enqueue=points, trial_config=TrialConfig(4, 2), algorithm=RandomSearch(1)
     )
     job = await finished(optimizer, name)
     assert [trial.parameters for trial in job.trials][:2] == points
@@ -167,7 +127,7 @@ async def test_a_function_of_a_module_beside_the_script_works_after_it_is_gone_f
     with monkeypatch.context() as patch:
         patch.syspath_prepend(tmp_path)
         module = importlib.import_module("beside")
-        name = await optimizer.optimize(template(module.go), search_space=_X, trial_config=TrialConfig(1))
+        name = await optimizer.optimize(template(module.go), search_space=X, trial_config=TrialConfig(1))
     job = await finished(optimizer, name)
     assert job.trials[0].metrics[0].latest == pytest.approx(3 * job.trials[0].parameters["x"])
 
@@ -229,7 +189,7 @@ async def test_a_study_whose_trials_never_report_its_objective_fails_and_says_so
     optimizer: AsyncOptimizerClient,
 ) -> None:
     name = await optimizer.optimize(
-        template(square), search_space=_X, objectives=[Objective("acc")], trial_config=TrialConfig(2, 2)
+        template(square), search_space=X, objectives=[Objective("acc")], trial_config=TrialConfig(2, 2)
     )
     error = await failed(optimizer, name)
     assert error.reason == "NoMetric"
@@ -243,7 +203,7 @@ async def test_a_name_that_somebody_elses_job_has_fails_that_trial_and_harms_nob
     optimizer: AsyncOptimizerClient,
 ) -> None:
     await optimizer._trials.train(train_func=square, func_args={"x": 9.0}, name="taken-0")
-    name = await optimizer.optimize(template(square), search_space=_X, trial_config=TrialConfig(2), name="taken")
+    name = await optimizer.optimize(template(square), search_space=X, trial_config=TrialConfig(2), name="taken")
     job = await finished(optimizer, name)
     assert [(trial.status, trial.reason) for trial in job.trials] == [("failed", "NotCreated"), ("complete", "")]
     await optimizer.delete_job(name)
@@ -252,7 +212,7 @@ async def test_a_name_that_somebody_elses_job_has_fails_that_trial_and_harms_nob
 
 async def test_a_trial_whose_job_somebody_deletes_has_failed(optimizer: AsyncOptimizerClient) -> None:
     name = await optimizer.optimize(
-        template(wait_for_ever), search_space=_X, trial_config=TrialConfig(1), name="deleted"
+        template(wait_for_ever), search_space=X, trial_config=TrialConfig(1), name="deleted"
     )
     await first(optimizer, name, JobStarted, suffix="-")
     await optimizer._trials.delete_job("deleted-0")
@@ -281,7 +241,7 @@ async def test_a_goal_ends_the_study_and_its_running_trials(optimizer: AsyncOpti
 async def test_no_improvement_ends_the_study(optimizer: AsyncOptimizerClient) -> None:
     name = await optimizer.optimize(
         template(square),
-        search_space=_X,
+        search_space=X,
         enqueue=[{"x": 0.0}],
         stop=StopRules(no_improvement=3),
         trial_config=TrialConfig(50),
@@ -326,7 +286,7 @@ async def test_a_bad_trial_is_asked_to_stop_within_a_second_and_counts_as_pruned
     good = [{"x": x} for x in (0.04, 0.03, 0.02, 0.01)]
     name = await optimizer.optimize(
         template(good_or_endless),
-        search_space=_X,
+        search_space=X,
         enqueue=[*good, {"x": 0.9}, {"x": 0.001}],
         early_stopping=MedianStop(n_startup_trials=2, n_warmup_steps=0),
         trial_config=TrialConfig(6, max_failed_trials=0),
@@ -351,14 +311,14 @@ async def aiter_until_end(client: AsyncOptimizerClient, job: str) -> AsyncIterat
 
 async def test_the_same_name_with_the_same_study_is_that_study(optimizer: AsyncOptimizerClient) -> None:
     config = TrialConfig(2)
-    name = await optimizer.optimize(template(square), search_space=_X, trial_config=config, name="same")
+    name = await optimizer.optimize(template(square), search_space=X, trial_config=config, name="same")
     await finished(optimizer, name)
-    assert await optimizer.optimize(template(square), search_space=_X, trial_config=config, name="same") == name
+    assert await optimizer.optimize(template(square), search_space=X, trial_config=config, name="same") == name
     assert len((await finished(optimizer, name)).trials) == 2
     for other in ({"search_space": {"x": Search.uniform(0, 2)}}, {"stop": StopRules(goal=0)},
                   {"trial_config": TrialConfig(3)}, {"trial_template": template(fail_above)}):  # fmt: skip
         call: dict[str, Any] = {
-            "trial_template": template(square), "search_space": _X, "trial_config": config, "name": "same",
+            "trial_template": template(square), "search_space": X, "trial_config": config, "name": "same",
         } | other  # fmt: skip
         with pytest.raises(JobExistsError):
             await optimizer.optimize(**call)
@@ -401,133 +361,3 @@ async def test_a_script_that_runs_again_goes_on_with_its_study(
         assert (done.stdout, done.stderr) == ("script\n", "")
     job = await finished(optimizer, "script")
     assert [trial.status for trial in job.trials] == ["complete"] * 2
-
-
-# -------------------------------------------------------------------- control
-
-
-async def test_a_suspended_study_gives_up_its_places_and_goes_on_when_it_is_resumed(
-    optimizer: AsyncOptimizerClient,
-) -> None:
-    name = await optimizer.optimize(
-        template(count_starts), search_space=_X, trial_config=TrialConfig(2, 2), name="suspended"
-    )
-    await first(optimizer, name, JobStarted, 2, suffix="-")
-    for trial in ("suspended-0", "suspended-1"):
-        async with aclosing(optimizer.get_job_logs(name, trial, follow=True)) as lines:
-            assert await anext(lines) == "begun"
-    await optimizer.suspend(name)
-    job = await optimizer.get_job(name)
-    assert job.status == "Suspended"
-    assert {trial.trainjob and trial.trainjob.status for trial in job.trials} == {"Suspended"}
-    await optimizer.resume(name)
-    job = await finished(optimizer, name)
-    assert [(trial.name, trial.status) for trial in job.trials] == [
-        ("suspended-0", "complete"),
-        ("suspended-1", "complete"),
-    ]
-
-
-async def test_cancel_stops_the_trials(optimizer: AsyncOptimizerClient) -> None:
-    name = await optimizer.optimize(
-        template(wait_for_ever), search_space=_X, trial_config=TrialConfig(5, 2), name="cancelled"
-    )
-    await first(optimizer, name, JobStarted, 2, suffix="-")
-    await optimizer.cancel(name)
-    job = await optimizer.get_job(name)
-    assert (job.status, job.reason) == ("Failed", "Cancelled")
-    assert [(trial.status, trial.reason) for trial in job.trials] == [("failed", "Cancelled")] * 2
-    assert {trial.trainjob and trial.trainjob.reason for trial in job.trials} == {"Cancelled"}
-    await optimizer.cancel(name)
-
-
-async def test_a_cancelled_suspended_study_leaves_no_suspended_trial(optimizer: AsyncOptimizerClient) -> None:
-    name = await optimizer.optimize(template(wait_for_ever), search_space=_X, trial_config=TrialConfig(1), name="both")
-    await first(optimizer, name, JobStarted, suffix="-")
-    await optimizer.suspend(name)
-    await optimizer.cancel(name)
-    job = await optimizer.get_job(name)
-    assert (job.status, job.trials[0].trainjob and job.trials[0].trainjob.status) == ("Failed", "Failed")
-
-
-async def test_a_study_that_runs_can_be_deleted(optimizer: AsyncOptimizerClient) -> None:
-    name = await optimizer.optimize(
-        template(wait_for_ever), search_space=_X, trial_config=TrialConfig(5, 2), name="del"
-    )
-    await first(optimizer, name, JobStarted, 2, suffix="-")
-    await optimizer.delete_job(name)
-    assert not [job.name for job in await optimizer._trials.list_jobs() if job.name.startswith("del-")]
-
-
-# -------------------------------------------------------------------- waiting
-
-
-async def test_callbacks_see_every_change_of_status_and_of_trials(optimizer: AsyncOptimizerClient) -> None:
-    seen: list[tuple[str, int]] = []
-
-    def hear(job: OptimizationJob) -> None:
-        seen.append((job.status, sum(trial.status == "complete" for trial in job.trials)))
-
-    def slowly(x: float) -> None:
-        import time
-
-        time.sleep(0.2)
-        print(f"loss={x}")
-
-    name = await optimizer.optimize(template(slowly), search_space=_X, trial_config=TrialConfig(3))
-    await finished(optimizer, name, callbacks=[hear])
-    assert seen == sorted(seen, key=lambda each: each[1])
-    assert {("Running", 0), ("Running", 1), ("Running", 2)} <= set(seen)
-    assert seen[-1] == ("Complete", 3)
-
-
-async def test_a_callback_that_raises_ends_the_wait_and_not_the_study(optimizer: AsyncOptimizerClient) -> None:
-    def broken(job: OptimizationJob) -> None:
-        raise LookupError(job.name)
-
-    name = await optimizer.optimize(template(square), search_space=_X, trial_config=TrialConfig(1))
-    with pytest.raises(LookupError):
-        await finished(optimizer, name, callbacks=[broken])
-    assert (await finished(optimizer, name)).status == "Complete"
-
-
-async def test_a_wait_that_takes_too_long_ends_and_the_study_goes_on(optimizer: AsyncOptimizerClient) -> None:
-    name = await optimizer.optimize(template(wait_for_ever), search_space=_X, trial_config=TrialConfig(1))
-    with pytest.raises(WaitTimeoutError):
-        await optimizer.wait_for_job_status(name, timeout=0.2)
-    assert (await optimizer.wait_for_job_status(name, {"Running"}, timeout=20)).status == "Running"
-    await optimizer.cancel(name)
-    assert (await optimizer.wait_for_job_status(name, {"Failed"}, timeout=20)).reason == "Cancelled"
-
-
-async def test_the_log_of_a_trial_is_followed_while_it_runs(optimizer: AsyncOptimizerClient) -> None:
-    name = await optimizer.optimize(template(wait_for_ever), search_space=_X, trial_config=TrialConfig(1), name="fol")
-    await first(optimizer, name, TrialStarted)
-    await first(optimizer, name, JobStarted, suffix="-")
-    async with aclosing(optimizer.get_job_logs(name, follow=True)) as lines:
-        assert await anext(lines) == "waiting"
-    await optimizer.cancel(name)
-
-
-# -------------------------------------------------------------------- places
-
-
-async def test_no_more_trials_run_at_once_than_may(optimizer: AsyncOptimizerClient) -> None:
-    name = await optimizer.optimize(template(square), search_space=_X, trial_config=TrialConfig(12, 3))
-    await finished(optimizer, name)
-    running, most = 0, 0
-    state = await optimizer._studies.engine.job(name)
-    for event in await optimizer._studies.engine.history(state.uid):
-        running += isinstance(event, TrialStarted) - isinstance(event, TrialEnded)
-        most = max(most, running)
-    assert most == 3
-
-
-async def test_more_studies_than_places_all_end(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KFASYNC_RANKS_PER_CORE", "1")
-    async with AsyncOptimizerClient(LocalProcessBackendConfig()) as client:
-        names = [
-            await client.optimize(template(square), search_space=_X, trial_config=TrialConfig(3, 3)) for _ in range(4)
-        ]
-        jobs = await asyncio.gather(*(finished(client, name) for name in names))
-        assert [len(job.trials) for job in jobs] == [3] * 4
