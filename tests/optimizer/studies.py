@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -35,19 +35,11 @@ async def failed(client: AsyncOptimizerClient, name: str) -> JobFailedError:
     return caught.value
 
 
-async def events(client: AsyncOptimizerClient, name: str) -> AsyncIterator[Any]:
-    """What happens in the place from the beginning: the study and its trials' jobs."""
-    async with aclosing(client._trials.events(since=0)) as stream, asyncio.timeout(60):
-        async for event in stream:
-            if event.job.startswith(name):
-                yield event
-
-
 async def first(client: AsyncOptimizerClient, name: str, kind: type, count: int = 1, suffix: str = "") -> list[Any]:
-    """The first so many events of a kind; those of the trials' jobs with ``suffix="-"``."""
+    """The first so many events of a kind of a study; those of its trials' jobs with ``suffix="-"``."""
     found: list[Any] = []
-    async with aclosing(events(client, name)) as stream:
-        async for event in stream:
+    async with asyncio.timeout(60), aclosing(client._trials.events(since=0)) as events:
+        async for event in events:
             if isinstance(event, kind) and event.job.startswith(name + suffix):
                 found.append(event)
                 if len(found) == count:

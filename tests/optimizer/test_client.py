@@ -7,7 +7,6 @@ import importlib
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig
 from kfasync.errors import JobExistsError, JobNotFoundError
-from kfasync.events import JobStarted, StopRequested
+from kfasync.events import JobStarted, MetricReported, StopRequested
 from kfasync.optimizer import (
     AsyncOptimizerClient,
     GridSearch,
@@ -295,15 +294,11 @@ async def test_a_bad_trial_is_asked_to_stop_within_a_second_and_counts_as_pruned
     job = await finished(optimizer, name)
     assert [trial.status for trial in job.trials] == [*["complete"] * 4, "pruned", "complete"]
     assert job.trials[4].reason == "Pruned"
-    told = [event async for event in aiter_until_end(optimizer, "early-4")]
-    report = next(event.time for event in told if type(event).__name__ == "MetricReported")
+    engine = optimizer._trials.engine
+    told = await engine.history((await engine.job("early-4")).uid)
+    report = next(event.time for event in told if isinstance(event, MetricReported))
     asked = next(event.time for event in told if isinstance(event, StopRequested))
     assert asked - report < 1
-
-
-async def aiter_until_end(client: AsyncOptimizerClient, job: str) -> AsyncIterator[Any]:
-    for event in await client._trials.engine.history((await client._trials.engine.job(job)).uid):
-        yield event
 
 
 # -------------------------------------------------------------------- names
