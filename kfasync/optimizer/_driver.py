@@ -98,6 +98,7 @@ class Driver:
         self._changed = asyncio.Event()
         self._ahead: asyncio.Task[dict[str, Any] | None] | None = None
         self._interrupted = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> Verdict | None:
         """Drive the study to its end.
@@ -149,16 +150,20 @@ class Driver:
         """Within it SIGTERM stops the study with its trials, and its timeout ends it well."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._interrupt)
-        timer = None
-        if self._order.rules.timeout is not None:
-            left = self._state.created + self._order.rules.timeout - time.time()
-            timer = loop.call_later(max(0.0, left), self._stop, "Timeout")
+        self._set_timer()
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGTERM)
-            if timer is not None:
-                timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        """The study's time begins with its first trial: what its driver needs before that is not the user's."""
+        timeout, first = self._order.rules.timeout, self._study.trials.get(0)
+        if self._timer is None and timeout is not None and first is not None:
+            left = max(0.0, first.started + timeout - time.time())
+            self._timer = asyncio.get_running_loop().call_later(left, self._stop, "Timeout")
 
     def _interrupt(self) -> None:
         self._interrupted = True
@@ -217,6 +222,7 @@ class Driver:
         await self._record(
             TrialStarted(**self._header(), number=number, trial=trial, parameters=parameters, notes=notes)
         )
+        self._set_timer()
         self._tasks.create_task(self._follow(self._study.trials[number]))
 
     async def _record(self, event: TrialStarted | TrialEnded) -> None:

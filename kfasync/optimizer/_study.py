@@ -28,7 +28,7 @@ class StopRules:
     Attributes:
         goal: The first objective's value that is good enough.
         no_improvement: So many complete trials in a row, none better than the best before them.
-        timeout: Seconds of the study.
+        timeout: Seconds from the start of the first trial on, of which those suspended are a part.
 
     Raises:
         InvalidSpecError: A number makes no sense; the message names it.
