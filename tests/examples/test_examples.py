@@ -86,3 +86,13 @@ def test_reattach_reads_the_whole_log_after_a_kill(home: dict[str, str], tmp_pat
     assert lines[0].startswith("the first client ended with -9")
     assert lines[1] == "a new client sees it as Running"
     assert lines[2:] == [*(f"  step {step}" for step in range(10)), "result: trained to the end"]
+
+
+def test_optimize_runs_twelve_trials_and_names_the_best(home: dict[str, str], tmp_path: Path) -> None:
+    *trials, best = run("optimize.py", home, tmp_path)
+    told = [re.fullmatch(r"(\d+) complete \{'learning_rate': .*, 'momentum': .*\} (\S+)", line) for line in trials]
+    losses = [float(each[2]) for each in told if each is not None]
+    assert len(losses) == 12
+    found = re.search(r"Metric\(name='loss', min=([\d.]+)", best)
+    assert found is not None
+    assert f"{float(found[1]):.3f}" == f"{min(losses):.3f}"
