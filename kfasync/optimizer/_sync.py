@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Ite
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfasync.trainer._choice import choose
-from kfasync.trainer._sync import going_on
+from kfasync.trainer._sync import config_key, going_on
 
 if TYPE_CHECKING:
     from kfasync.backends.base import BackendConfig
@@ -47,11 +47,10 @@ class OptimizerClient:
 
     def _shared(self) -> tuple[Portal, AsyncOptimizerClient]:
         # Imported at first use, for a fast start; a child made by fork needs the portal of its own process.
-        from kfasync import portal, settings
+        from kfasync import portal
         from kfasync.optimizer._client import AsyncOptimizerClient
 
-        fields = tuple((name, repr(value)) for name, value in sorted(vars(self._config).items()))
-        key = (AsyncOptimizerClient, type(self._config), fields, settings.load().home)
+        key = (AsyncOptimizerClient, *config_key(self._config))
         current = portal.current()
         return current, current.resource(key, lambda: AsyncOptimizerClient(self._config))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kfasync.trainer._build import TrainKeywords
     from kfasync.trainer._client import AsyncTrainerClient
 
-__all__ = ["JobHandle", "TrainerClient", "going_on"]
+__all__ = ["JobHandle", "TrainerClient", "config_key", "going_on"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,6 +42,14 @@ def going_on(name: str) -> Iterator[None]:
             flush=True,
         )
         raise
+
+
+def config_key(config: BackendConfig) -> tuple[object, ...]:
+    """What the blocking clients of one process that share an engine have in common."""
+    from kfasync import settings
+
+    fields = tuple((name, repr(value)) for name, value in sorted(vars(config).items()))
+    return type(config), fields, settings.load().home
 
 
 class TrainerClient:
@@ -72,12 +80,10 @@ class TrainerClient:
     def _shared(self) -> tuple[Portal, AsyncTrainerClient]:
         # Imported at first use: asyncio and the engine are most of a client's start, and a child made by fork needs
         # the portal and the engine of its own process.
-        from kfasync import portal, settings
+        from kfasync import portal
         from kfasync.trainer._client import AsyncTrainerClient
 
-        if not self._key:
-            fields = tuple((name, repr(value)) for name, value in sorted(vars(self._config).items()))
-            self._key = (type(self._config), fields, settings.load().home)
+        self._key = self._key or config_key(self._config)
         current = portal.current()
         return current, current.resource(self._key, lambda: AsyncTrainerClient(self._config))
 

@@ -78,7 +78,7 @@ async def soak(directory: Path, jobs: int, seed: int) -> Report:
             kind = ("rank", "zygote", "supervisor", "client")[sum(killed.values()) % 4]
             found: list[chaos.Identity] = []
             if kind == "rank":
-                for job in await client._open().jobs():
+                for job in await client.engine.jobs():
                     found += chaos.ranks(job) if job.status is Status.RUNNING else []
             elif kind == "zygote":
                 found = await chaos.zygotes(home)
