@@ -11,6 +11,8 @@ working after the import root is changed::
     ├── JobExistsError (ValueError, RuntimeError)  the name is taken by a job with another spec
     ├── JobFailedError (RuntimeError)              the job ended as Failed and nobody asked for that
     ├── ResultError (RuntimeError)                 the job is Complete but its value can't be had
+    ├── StudyHeldError (RuntimeError)              another process asks and tells this study
+    ├── SupersededError (RuntimeError)             this process drives its study no more
     ├── WaitTimeoutError (TimeoutError)            the caller's deadline passed; the job goes on
     ├── BackendError (RuntimeError)                the supervisor, daemon or API server refused or broke
     │   ├── BackendUnavailableError                nothing answered; the message lists what was tried
@@ -42,6 +44,8 @@ __all__ = [
     "MissingExtraError",
     "ResultError",
     "RuntimeNotFoundError",
+    "StudyHeldError",
+    "SupersededError",
     "TransitionError",
     "UnsupportedError",
     "WaitTimeoutError",
@@ -158,6 +162,29 @@ def _rebuild_job_failed(name: str, fields: dict[str, object]) -> JobFailedError:
 
 class ResultError(KfasyncError, RuntimeError):
     """The job is Complete, but the value that its function returned can't be had."""
+
+
+class StudyHeldError(KfasyncError, RuntimeError):
+    """Another process asks and tells this study; one at a time can.
+
+    Args:
+        name: The study.
+        pid: The process that has it.
+    """
+
+    def __init__(self, name: str, pid: int) -> None:
+        self.name = name
+        self.pid = pid
+        super().__init__(
+            f"the study {name!r} is driven by process {pid}: end that one, or pass wait=True to go on behind it"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.pid)
+
+
+class SupersededError(KfasyncError, RuntimeError):
+    """This process drives its study no more: the study was stopped or deleted, or another process has taken it over."""
 
 
 class WaitTimeoutError(KfasyncError, TimeoutError):

@@ -33,6 +33,7 @@ __all__ = [
     "StepChanged",
     "StopRequested",
     "TrialEnded",
+    "TrialReported",
     "TrialStarted",
     "UnknownEvent",
     "decode",
@@ -205,9 +206,10 @@ class JobRestarting(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class JobCompleted(Event):
-    """The job ended well. Status Complete, for ever."""
+    """The job ended well. Status Complete, for ever. A study says by which rule it ended: ``AllTrials``, ``Goal``, …"""
 
     message: str = ""
+    reason: str = ""
 
     @property
     def key(self) -> str:
@@ -324,6 +326,27 @@ class TrialStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialReported(Event):
+    """What a trial has achieved so far, where the trial is no job whose own reports tell it.
+
+    Attributes:
+        number: The trial's number in its study.
+        step: The training step that it belongs to.
+        value: The first objective there; nan and inf are values like any other.
+        position: How many reports of this study came before; with the attempt, the identity of the report.
+    """
+
+    number: int
+    step: float
+    value: float
+    position: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.attempt}/report/{self.position}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialEnded(Event):
     """A trial of a study has ended.
 
@@ -436,6 +459,8 @@ def decode(type_name: str, body: Mapping[str, Any], **header: Any) -> Event:
         fields["ranks"] = tuple(RankInfo(**rank | {"devices": tuple(rank.get("devices", ()))}) for rank in ranks)
     elif cls is MetricReported:
         fields["values"] = {k: _NONFINITE.get(v, v) for k, v in fields.get("values", {}).items()}
+    elif cls is TrialReported:
+        fields["value"] = _NONFINITE.get(fields["value"], fields["value"])
     elif cls is TrialStarted:
         fields["parameters"] = {k: _untagged(v) for k, v in fields.get("parameters", {}).items()}
     elif cls is TrialEnded:

@@ -182,6 +182,23 @@ class Engine:
                     if uid is not None and isinstance(event, JobDeleted):
                         return
 
+    async def declare(self, spec: JobSpec) -> JobState:
+        """Record a job that the place does not run, because its caller does, such as a study that is asked and told.
+
+        Returns:
+            The job, or the one that is there with this name and an equal spec.
+
+        Raises:
+            JobExistsError: The name belongs to a job with another spec.
+        """
+        core = await self._ready()
+        submitted = JobSubmitted(
+            place=core.place, job=spec.name, uid=uuid.uuid4().hex, time=time.time(), spec=spec.to_dict(),
+            digest=spec.digest,
+        )  # fmt: skip
+        await core.journal.append([submitted])
+        return await core.named(spec.name)
+
     async def record(self, *events: Event) -> bool:
         """Record facts about jobs that their place does not know of, such as the trials of a study.
 

@@ -195,8 +195,9 @@ class JobSpec:
         num_nodes: Nodes in the group.
         num_proc_per_node: Ranks on each node; None lets the backend apply its rule.
         resources: What each node asks for.
-        entry: ``function``, ``script``, ``container`` (the image's own command) or ``study`` (the driver of one: it
-            does no work of its own, so it needs no place among the ranks).
+        entry: ``function``, ``script``, ``container`` (the image's own command), ``study`` (the driver of one: it does
+            no work of its own, so it needs no place among the ranks) or ``asked`` (a study that its caller drives: no
+            process of the place belongs to it).
         entry_name: What a person calls it: the function's qualified name or the script's path.
         image: Container image, where the user chose one.
         command: Command of a container job (`TrainerCommand`).
@@ -265,6 +266,11 @@ class JobSpec:
                 raise InvalidSpecError(f"{what} must be 0 or more seconds, not {seconds!r}")
         for what in ("env", "labels", "annotations", "extra"):
             object.__setattr__(self, what, MappingProxyType(dict(getattr(self, what))))
+
+    @property
+    def is_study(self) -> bool:
+        """Whether it is a study and no training."""
+        return self.entry in ("study", "asked")
 
     @property
     def digest(self) -> str:

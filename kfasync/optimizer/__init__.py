@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RandomSearch,
         Sobol,
     )
+    from kfasync.optimizer._asked import AskedTrial
     from kfasync.optimizer._client import AsyncOptimizerClient
     from kfasync.optimizer._objective import Direction, Objective, TrialConfig
     from kfasync.optimizer._parameter import CategoricalSearchSpace, Condition
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kfasync.optimizer._space import SearchSpace
     from kfasync.optimizer._stopping import ASHA, EarlyStopping, Hyperband, MedianStop, Patient
     from kfasync.optimizer._study import StopRules
-    from kfasync.optimizer._sync import OptimizerClient
+    from kfasync.optimizer._sync import AskTellStudy, OptimizerClient, StudyHandle
     from kfasync.optimizer._views import Metric, OptimizationJob, Result, Trial
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "NSGAII",
     "TPE",
     "Algorithm",
+    "AskTellStudy",
+    "AskedTrial",
     "AsyncOptimizerClient",
     "CategoricalSearchSpace",
     "CmaEs",
@@ -70,6 +73,7 @@ __all__ = [
     "SearchSpace",
     "Sobol",
     "StopRules",
+    "StudyHandle",
     "TrainJobTemplate",
     "Trial",
     "TrialConfig",
@@ -85,9 +89,10 @@ _NAMES = {
         "ContinuousSearchSpace Distribution IntegerSearchSpace LogNormalSearchSpace NormalSearchSpace "
         "QuantizedSearchSpace"
     ),
+    "kfasync.optimizer._asked": "AskedTrial",
     "kfasync.optimizer._client": "AsyncOptimizerClient",
     "kfasync.optimizer._study": "StopRules",
-    "kfasync.optimizer._sync": "OptimizerClient",
+    "kfasync.optimizer._sync": "AskTellStudy OptimizerClient StudyHandle",
     "kfasync.optimizer._views": "Metric OptimizationJob Result Trial",
     "kfasync.optimizer._search": "Search",
     "kfasync.optimizer._space": "SearchSpace",

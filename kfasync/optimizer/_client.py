@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from kfasync.errors import JobNotFoundError, MissingExtraError, ResultError
-from kfasync.events import JobSubmitted, TrialEnded, TrialStarted
+from kfasync.errors import JobNotFoundError, MissingExtraError
+from kfasync.events import JobCompleted, JobFailed, TrialEnded, TrialStarted
 from kfasync.trainer._choice import choose
 
 if TYPE_CHECKING:
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from kfasync.engine import JobHandle
     from kfasync.jobs import Event, TrainJobTemplate
     from kfasync.optimizer._algorithms import Algorithm
+    from kfasync.optimizer._asked import AskTellStudy
     from kfasync.optimizer._objective import Objective, TrialConfig
+    from kfasync.optimizer._opening import Opening
     from kfasync.optimizer._parameter import ParameterSpec
+    from kfasync.optimizer._plan import StudyKeywords
     from kfasync.optimizer._stopping import EarlyStopping
-    from kfasync.optimizer._study import StopRules, Study
-    from kfasync.optimizer._views import OptimizationJob, Result
+    from kfasync.optimizer._study import StopRules
+    from kfasync.optimizer._views import OptimizationJob, Result, Trial
     from kfasync.state import JobState
 
-__all__ = ["AsyncOptimizerClient"]
+__all__ = ["AsyncOptimizerClient", "StudyHandle"]
 
 _COMPLETE = frozenset({"Complete"})
 # Times that the supervisor starts a study's driver again, and the longest pause before it in seconds. A driver dies
@@ -34,6 +37,11 @@ _COMPLETE = frozenset({"Complete"})
 _DRIVERS, _PAUSE = 20, 1.0
 # Seconds that a study has more than its trials between SIGTERM and SIGKILL, to see their ends.
 _GRACE = 5.0
+
+
+def _need_optuna() -> None:
+    if find_spec("optuna") is None:
+        raise MissingExtraError("optimizing hyperparameters", "optimizer")
 
 
 class AsyncOptimizerClient:
@@ -52,11 +60,13 @@ class AsyncOptimizerClient:
     """
 
     def __init__(self, backend_config: BackendConfig | None = None) -> None:
+        from kfasync.optimizer._studies import Studies
         from kfasync.trainer import AsyncTrainerClient, LocalProcessBackendConfig
 
         self._config = choose(backend_config)
         self._trials = AsyncTrainerClient(self._config)
         self._studies = AsyncTrainerClient(LocalProcessBackendConfig())
+        self._known = Studies(self._studies, self._trials)
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,8 +123,7 @@ class AsyncOptimizerClient:
         from kfasync.optimizer._order import Order
         from kfasync.payload import from_function
 
-        if find_spec("optuna") is None:
-            raise MissingExtraError("optimizing hyperparameters", "optimizer")
+        _need_optuna()
         order = Order.of(
             trial_template,
             search_space,
@@ -140,58 +149,79 @@ class AsyncOptimizerClient:
             grace=settings.load().grace + _GRACE,
             extra={"study": order.describe()},
         )
-        return (await self._studies.engine.submit(spec, payload)).name
+        handle = await self._studies.engine.submit(spec, payload)
+        await self._go_on(handle)
+        return handle.name
+
+    async def _go_on(self, handle: JobHandle) -> None:
+        """Resume a study that was there and is suspended."""
+        state = await handle.state()
+        if state.stop == "suspend" and not state.terminal:
+            await handle.wait({"Suspended", "Failed"})
+            await handle.resume()
+
+    def submit(self, trial_template: TrainJobTemplate, **keywords: Unpack[StudyKeywords]) -> Opening[StudyHandle]:
+        """Start a study and get a handle on it; arguments and errors are those of `optimize`.
+
+        Example:
+            >>> async with client.submit(template, search_space=space) as study:  # doctest: +SKIP
+            ...     async for trial in study.finished():
+            ...         print(trial.number, trial.status, trial.metrics)
+        """
+        from kfasync.optimizer._opening import Opening
+
+        async def make() -> StudyHandle:
+            return StudyHandle(self, await self.optimize(trial_template, **keywords))
+
+        return Opening(make)
+
+    async def attach(self, name: str) -> StudyHandle:
+        """A handle on a study that exists, whichever process started it.
+
+        Raises:
+            JobNotFoundError: No such study.
+        """
+        await self._known.find(name)
+        return StudyHandle(self, name)
+
+    def study(self, *, wait: bool = False, **keywords: Unpack[StudyKeywords]) -> AskTellStudy:
+        """Open a study whose trials the caller runs: it asks what to try and tells what came of it.
+
+        Args:
+            wait: Whether to wait, when another process drives the study, until that one ends; else it is an error.
+            keywords: As for `optimize`. The same name with the same study goes on where it stopped.
+
+        Raises:
+            InvalidSpecError: Something can't be; the message names the parameter.
+            MissingExtraError: Optuna is not installed.
+
+        Example:
+            >>> async with client.study(search_space={"x": Search.uniform(-1, 1)}) as study:  # doctest: +SKIP
+            ...     while (trial := await study.ask()) is not None:
+            ...         await study.tell(trial, trial.parameters["x"] ** 2)
+        """
+        from kfasync.jobs import check_name, new_name
+        from kfasync.optimizer._asked import AskTellStudy
+        from kfasync.optimizer._plan import StudyPlan
+
+        _need_optuna()
+        name = keywords.get("name")
+        plan = StudyPlan.checked(
+            keywords["search_space"],
+            objectives=keywords.get("objectives"),
+            algorithm=keywords.get("algorithm"),
+            config=keywords.get("trial_config"),
+            stopping=keywords.get("early_stopping"),
+            rules=keywords.get("stop"),
+            enqueued=keywords.get("enqueue", ()),
+        )
+        return AskTellStudy(self._studies.engine, check_name(new_name() if name is None else name), plan, wait=wait)
 
     # --- looking ---
 
-    async def _find(self, name: str) -> tuple[JobState, Study]:
-        """A study's own job and its bookkeeping.
-
-        Raises:
-            JobNotFoundError: There is no study of this name.
-        """
-        state = await self._studies.engine.job(name)
-        return state, await self._study(state)
-
-    async def _study(self, state: JobState) -> Study:
-        from kfasync.optimizer._objective import Objective, TrialConfig
-        from kfasync.optimizer._study import StopRules, Study
-
-        if state.job_spec.entry != "study":
-            raise JobNotFoundError(state.name, state.place)
-        told = state.spec["extra"]["study"]
-        study = Study(
-            [Objective.from_dict(each) for each in told["objectives"]],
-            TrialConfig.from_dict(told["trial_config"]),
-            StopRules(**told["rules"]),
-        )
-        for event in await self._studies.engine.history(state.uid):
-            study.apply(event)
-        return study
-
-    async def _views(self, states: Sequence[JobState]) -> list[OptimizationJob]:
-        from kfasync.optimizer._views import study_of
-
-        jobs = {job.name: job for job in await self._trials.list_jobs()}
-        return [study_of(state, await self._study(state), jobs, await self._told(state)) for state in states]
-
-    async def _told(self, state: JobState) -> Mapping[str, str]:
-        """What the driver of a complete study told at its end: reason and message."""
-        if state.status.value != "Complete":
-            return {}
-        try:
-            told: dict[str, str] = await (await self._studies.attach(state.name)).result()
-        except (ResultError, JobNotFoundError):
-            return {}
-        return told
-
-    async def _view(self, state: JobState) -> OptimizationJob:
-        return (await self._views([state]))[0]
-
     async def list_jobs(self) -> list[OptimizationJob]:
         """The studies, the oldest first."""
-        states = await self._studies.engine.jobs()
-        return await self._views([state for state in states if state.job_spec.entry == "study"])
+        return await self._known.all()
 
     async def get_job(self, name: str) -> OptimizationJob:
         """A study as it is now, with its trials.
@@ -199,7 +229,7 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study.
         """
-        return await self._view(await self._studies.engine.job(name))
+        return await self._known.view(await self._known.state(name))
 
     async def get_best_results(self, name: str, *, all: bool = False) -> Result | list[Result] | None:
         """The best trial so far.
@@ -216,7 +246,7 @@ class AsyncOptimizerClient:
         """
         from kfasync.optimizer._views import result_of
 
-        _, study = await self._find(name)
+        _, study = await self._known.find(name)
         best = [result_of(trial) for trial in study.best]
         if all:
             return best
@@ -235,7 +265,7 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study, or no such trial in it.
         """
-        state, study = await self._find(name)
+        state, study = await self._known.find(name)
         shown = study.best or list(study.trials.values())
         if trial_name is None:
             if not shown:
@@ -243,20 +273,13 @@ class AsyncOptimizerClient:
             trial_name = shown[0].name
         if not any(trial_name in trial.names for trial in study.trials.values()):
             raise JobNotFoundError(trial_name, f"the study {name!r}")
-        if await self._job_of(name, trial_name) is None:
+        if await self._known.job_of(name, trial_name) is None:
             if not follow or not any(trial_name == trial.name for trial in study.running):
                 return
-            await self._created(trial_name, state.cursor)
+            await self._known.created(trial_name, state.cursor)
         async with aclosing(self._trials.get_job_logs(trial_name, follow=follow)) as lines:
             async for line in lines:
                 yield line
-
-    async def _created(self, trial: str, cursor: int) -> None:
-        """Wait until the job of a trial is there, which was decided on but not there yet at a cursor."""
-        async with aclosing(self._trials.events(since=cursor)) as events:
-            async for event in events:
-                if event.job == trial and isinstance(event, JobSubmitted):
-                    return
 
     async def get_job_events(self, name: str) -> list[Event]:
         """What happened to a study so far, its trials included, in order.
@@ -264,7 +287,7 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study.
         """
-        await self._find(name)
+        await self._known.find(name)
         return await self._studies.get_job_events(name)
 
     async def wait_for_job_status(
@@ -289,20 +312,44 @@ class AsyncOptimizerClient:
             WaitTimeoutError: The time passed; the study goes on.
             JobNotFoundError: No such study.
         """
-        await self._find(name)
-        handle = await self._studies.attach(name)
+        state, _ = await self._known.find(name)
+        async with self._watched(state):
+            return await self._wait(await self._studies.attach(name), status, timeout, callbacks or ())
+
+    @asynccontextmanager
+    async def _watched(self, state: JobState) -> AsyncIterator[None]:
+        """Within it a study that its caller drives does not pass for running when that one has died."""
+        from kfasync.optimizer._asked import watch
+
+        if state.job_spec.entry != "asked":
+            yield
+            return
+        watching = asyncio.create_task(watch(self._studies.engine, state.name))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def _wait(
+        self,
+        handle: JobHandle,
+        status: Collection[str],
+        timeout: float | None,
+        callbacks: Sequence[Callable[[OptimizationJob], object]],
+    ) -> OptimizationJob:
         if not callbacks:
-            return await self._view(await handle.wait(status, timeout))
+            return await self._known.view(await handle.wait(status, timeout))
         changes: asyncio.Queue[JobState | None] = asyncio.Queue()
         waiting = asyncio.create_task(handle.wait(status, timeout, on_change=changes.put_nowait))
         waiting.add_done_callback(lambda _: changes.put_nowait(None))
         trials = asyncio.create_task(self._tell_of_trials(handle, changes))
         try:
             while (change := await changes.get()) is not None:
-                view = await self._view(change)
+                view = await self._known.view(change)
                 for callback in callbacks:
                     callback(view)
-            return await self._view(await waiting)
+            return await self._known.view(await waiting)
         finally:
             waiting.cancel()
             trials.cancel()
@@ -321,7 +368,7 @@ class AsyncOptimizerClient:
 
     async def cancel(self, name: str) -> None:
         """Have a study stopped with its trials; it ends as Failed(Cancelled). Returns when it has."""
-        await self._find(name)
+        await self._known.find(name)
         await self._studies.cancel(name)
         await (await self._studies.attach(name)).wait({"Complete", "Failed"})
         for trial in await self._left_running(name):
@@ -329,7 +376,7 @@ class AsyncOptimizerClient:
 
     async def suspend(self, name: str) -> None:
         """Have a study stopped with its trials, to be resumed later. Returns when it is."""
-        await self._find(name)
+        await self._known.find(name)
         await self._studies.suspend(name)
         await (await self._studies.attach(name)).wait({"Suspended", "Complete", "Failed"})
         for trial in await self._left_running(name):
@@ -337,23 +384,12 @@ class AsyncOptimizerClient:
 
     async def _left_running(self, name: str) -> list[JobHandle]:
         """Jobs of trials that go on although their study does not: its driver was dead when it was stopped."""
-        _, study = await self._find(name)
-        return [handle for trial in study.running if (handle := await self._job_of(name, trial.name)) is not None]
-
-    async def _job_of(self, study: str, name: str) -> JobHandle | None:
-        """The job of a trial, if it is there and the study's own."""
-        from kfasync.optimizer._order import STUDY_LABEL
-
-        try:
-            handle = await self._trials.attach(name)
-            state = await handle.state()
-        except JobNotFoundError:
-            return None
-        return handle if state.job_spec.labels.get(STUDY_LABEL) == study else None
+        _, study = await self._known.find(name)
+        return [handle for trial in study.running if (handle := await self._known.job_of(name, trial.name)) is not None]
 
     async def resume(self, name: str) -> None:
         """Have a suspended study go on, where it stopped."""
-        await self._find(name)
+        await self._known.find(name)
         await self._studies.resume(name)
 
     async def delete_job(self, name: str) -> None:
@@ -363,9 +399,79 @@ class AsyncOptimizerClient:
             JobNotFoundError: No such study.
         """
         await self.cancel(name)
-        _, study = await self._find(name)
+        _, study = await self._known.find(name)
         for trial in study.trials.values():
             for job in trial.names:
-                if (handle := await self._job_of(name, job)) is not None:
+                if (handle := await self._known.job_of(name, job)) is not None:
                     await handle.delete()
         await self._studies.delete_job(name)
+
+
+class StudyHandle:
+    """One study of one client, by its name.
+
+    Example:
+        >>> async with client.submit(template, search_space=space) as study:  # doctest: +SKIP
+        ...     async for trial in study.finished():
+        ...         print(trial.number, trial.parameters, trial.metrics, await study.best())
+    """
+
+    def __init__(self, client: AsyncOptimizerClient, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"StudyHandle(name={self._name!r})"
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._name
+
+    async def job(self) -> OptimizationJob:
+        """The study as it is now, with its trials."""
+        return await self._client.get_job(self._name)
+
+    async def best(self) -> Result | None:
+        """The best trial so far; None when none is complete yet."""
+        best = await self._client.get_best_results(self._name)
+        assert not isinstance(best, list)
+        return best
+
+    async def finished(self) -> AsyncGenerator[Trial, None]:
+        """Every trial that ends, complete, failed or pruned, from the study's first one on; ends with the study.
+
+        Raises:
+            JobFailedError: The study failed.
+            JobNotFoundError: It was deleted.
+        """
+        handle = await self._client._studies.attach(self._name)
+        async with aclosing(self._client._studies.events(since=0, job=self._name)) as events:
+            async for event in events:
+                if isinstance(event, TrialEnded):
+                    yield await self._client._known.trial(self._name, event.number)
+                elif isinstance(event, JobCompleted | JobFailed):
+                    break
+        await handle.wait()
+
+    async def wait(
+        self, status: Collection[str] = frozenset({"Complete"}), timeout: float | None = None
+    ) -> OptimizationJob:
+        """Wait for one of some statuses, or the end; as `AsyncOptimizerClient.wait_for_job_status`."""
+        return await self._client.wait_for_job_status(self._name, status, timeout)
+
+    async def cancel(self) -> None:
+        """Have the study stopped with its trials; it ends as Failed(Cancelled)."""
+        await self._client.cancel(self._name)
+
+    async def suspend(self) -> None:
+        """Have the study stopped with its trials, to be resumed later."""
+        await self._client.suspend(self._name)
+
+    async def resume(self) -> None:
+        """Have a suspended study go on."""
+        await self._client.resume(self._name)
+
+    async def delete(self) -> None:
+        """Stop the study if it runs and remove everything of it, its trials' jobs included."""
+        await self._client.delete_job(self._name)

@@ -11,21 +11,21 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NoReturn
 
 from kfasync.engine import Engine
-from kfasync.errors import KfasyncError, MissingExtraError
+from kfasync.errors import MissingExtraError, SupersededError
 from kfasync.events import TrialEnded, TrialStarted
 from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._order import Order
 from kfasync.optimizer._sampler import Sampler
-from kfasync.optimizer._study import INFRASTRUCTURE, Study, TrialRecord, Verdict, objective_values
+from kfasync.optimizer._study import INFRASTRUCTURE, TrialRecord, Verdict, objective_values
 from kfasync.optimizer._trials import Ending, Trials
 from kfasync.trainer import AsyncTrainerClient, LocalProcessBackendConfig
 
-__all__ = ["Driver", "StudyFailedError", "SupersededError", "drive"]
+__all__ = ["Driver", "StudyFailedError", "drive"]
 
 # Times that a trial is tried again for reasons that were not its own; more say that something else is wrong.
 _RETRIES = 3
@@ -38,10 +38,6 @@ class StudyFailedError(Exception):
         super().__init__(verdict.message)
         #: Read by the worker: the reason of the job's failure, which no restart can mend.
         self.kfasync_reason = verdict.reason
-
-
-class SupersededError(KfasyncError):
-    """Another driver has taken the study over, or it is gone: this one must not do anything any more."""
 
 
 async def drive(order: Order) -> dict[str, Any]:
@@ -92,7 +88,7 @@ class Driver:
         self._engine = engine
         self._name = name
         self._attempt = attempt
-        self._study = Study(order.objectives, order.config, order.rules)
+        self._study = order.study()
         self._sampler = Sampler(order.space, order.objectives, order.algorithm, order.stopping, name=name)
         self._trials = Trials(order, place, name, self._judge)
         self._changed = asyncio.Event()
@@ -132,18 +128,7 @@ class Driver:
             # What a running trial has reported comes again when it is followed.
             ended = [trial for trial in self._study.trials.values() if trial.finished is not None]
             reports = {trial.number: await self._trials.reported(trial) for trial in ended}
-        await asyncio.to_thread(self._recall, reports)
-
-    def _recall(self, reports: Mapping[int, list[tuple[float, float]]]) -> None:
-        for trial in self._study.trials.values():
-            self._sampler.add(
-                trial.number,
-                trial.parameters,
-                trial.state,
-                self._values(trial.metrics),
-                reports=reports.get(trial.number, ()),
-                notes=trial.notes,
-            )
+        await asyncio.to_thread(self._order.recall, self._sampler, self._study, reports)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -205,8 +190,7 @@ class Driver:
         number, config = self._study.next_number, self._order.config
         wanted = config.parallel_trials > 1 or self._study.room > 0
         if self._ahead is None and wanted and number < config.num_trials and not self._study.stopping:
-            given = self._order.enqueued[number] if number < len(self._order.enqueued) else None
-            self._ahead = asyncio.create_task(asyncio.to_thread(self._sampler.ask, number, given))
+            self._ahead = asyncio.create_task(asyncio.to_thread(self._sampler.ask, number, self._order.given(number)))
             self._ahead.add_done_callback(lambda _: self._changed.set())
         return self._ahead is not None and self._ahead.done()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kfasync.errors import InvalidSpecError
-from kfasync.events import Event, TrialEnded, TrialStarted
+from kfasync.events import Event, TrialEnded, TrialReported, TrialStarted
 from kfasync.optimizer._objective import Direction, Objective, TrialConfig, TrialState
 from kfasync.state._metrics import MetricSummary
 
@@ -108,6 +108,8 @@ class Study:
         self.config = config
         self.rules = rules or StopRules()
         self.trials: dict[int, TrialRecord] = {}
+        #: Steps and values of the first objective by trial, of trials that are no jobs; a job's own reports tell its.
+        self.reports: dict[int, list[tuple[float, float]]] = {}
         self._running: dict[int, TrialRecord] = {}
         self._failed = 0
         self._best: float | None = None
@@ -128,6 +130,9 @@ class Study:
                 started=old.started if old else event.time,
             )
             self.trials[event.number] = self._running[event.number] = trial
+            self.reports.pop(event.number, None)  # Those of a try before this one.
+        elif isinstance(event, TrialReported):
+            self.reports.setdefault(event.number, []).append((event.step, event.value))
         elif isinstance(event, TrialEnded):
             self._end(event)
 

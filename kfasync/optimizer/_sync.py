@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from kfasync.trainer._choice import choose
 from kfasync.trainer._sync import config_key, going_on
@@ -12,15 +13,19 @@ if TYPE_CHECKING:
     from kfasync.backends.base import BackendConfig
     from kfasync.jobs import Event, TrainJobTemplate
     from kfasync.optimizer._algorithms import Algorithm
+    from kfasync.optimizer._asked import AskedTrial
+    from kfasync.optimizer._asked import AskTellStudy as AsyncAskTellStudy
     from kfasync.optimizer._client import AsyncOptimizerClient
-    from kfasync.optimizer._objective import Objective, TrialConfig
+    from kfasync.optimizer._client import StudyHandle as AsyncStudyHandle
+    from kfasync.optimizer._objective import Objective, TrialConfig, TrialState
     from kfasync.optimizer._parameter import ParameterSpec
+    from kfasync.optimizer._plan import StudyKeywords
     from kfasync.optimizer._stopping import EarlyStopping
     from kfasync.optimizer._study import StopRules
-    from kfasync.optimizer._views import OptimizationJob, Result
+    from kfasync.optimizer._views import OptimizationJob, Result, Trial
     from kfasync.portal import Portal
 
-__all__ = ["OptimizerClient"]
+__all__ = ["AskTellStudy", "OptimizerClient", "StudyHandle"]
 
 T = TypeVar("T")
 
@@ -86,6 +91,27 @@ class OptimizerClient:
             )
         )
 
+    def submit(self, trial_template: TrainJobTemplate, **keywords: Unpack[StudyKeywords]) -> StudyHandle:
+        """Start a study and get a handle on it; see `AsyncOptimizerClient.submit`."""
+
+        async def on_loop(client: AsyncOptimizerClient) -> AsyncStudyHandle:
+            return await client.submit(trial_template, **keywords)
+
+        return StudyHandle(self, self._run(on_loop).name)
+
+    def attach(self, name: str) -> StudyHandle:
+        """A handle on a study that exists; see `AsyncOptimizerClient.attach`."""
+        self._run(lambda client: client.attach(name))
+        return StudyHandle(self, name)
+
+    def study(self, *, wait: bool = False, **keywords: Unpack[StudyKeywords]) -> AskTellStudy:
+        """Open a study whose trials the caller runs; see `AsyncOptimizerClient.study`."""
+
+        async def on_loop(client: AsyncOptimizerClient) -> AsyncAskTellStudy:
+            return client.study(wait=wait, **keywords)
+
+        return AskTellStudy(self, self._run(on_loop))
+
     def list_jobs(self) -> list[OptimizationJob]:
         """The studies, the oldest first."""
         return self._run(lambda client: client.list_jobs())
@@ -150,3 +176,128 @@ class OptimizerClient:
     def delete_job(self, name: str) -> None:
         """Stop a study if it runs and remove everything of it, its trials' jobs included."""
         self._run(lambda client: client.delete_job(name))
+
+
+class StudyHandle:
+    """One study, followed and controlled by blocking calls; the twin of `kfasync.optimizer._client.StudyHandle`.
+
+    Example:
+        >>> study = client.submit(template, search_space=space)  # doctest: +SKIP
+        >>> for trial in study.finished():  # doctest: +SKIP
+        ...     print(trial.number, trial.parameters, study.best())
+    """
+
+    def __init__(self, client: OptimizerClient, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def __repr__(self) -> str:
+        return f"StudyHandle(name={self._name!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing ends here: a study outlives whoever follows it."""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._name
+
+    def job(self) -> OptimizationJob:
+        """The study as it is now, with its trials."""
+        return self._client.get_job(self._name)
+
+    def best(self) -> Result | None:
+        """The best trial so far; None when none is complete yet."""
+        best = self._client.get_best_results(self._name)
+        assert not isinstance(best, list)
+        return best
+
+    def finished(self) -> Iterator[Trial]:
+        """Every trial that ends, from the study's first one on; ends with the study, and raises if that failed."""
+        from kfasync.optimizer._client import StudyHandle as AsyncStudyHandle
+
+        portal, client = self._client._shared()
+        with going_on(self._name):
+            yield from portal.iterate(AsyncStudyHandle(client, self._name).finished)
+
+    def wait(self, status: Collection[str] = _COMPLETE, timeout: float | None = None) -> OptimizationJob:
+        """Wait for one of some statuses, or the end."""
+        return self._client.wait_for_job_status(self._name, status, timeout)
+
+    def cancel(self) -> None:
+        """Have the study stopped with its trials; it ends as Failed(Cancelled)."""
+        self._client.cancel(self._name)
+
+    def suspend(self) -> None:
+        """Have the study stopped with its trials, to be resumed later."""
+        self._client.suspend(self._name)
+
+    def resume(self) -> None:
+        """Have a suspended study go on."""
+        self._client.resume(self._name)
+
+    def delete(self) -> None:
+        """Stop the study if it runs and remove everything of it, its trials' jobs included."""
+        self._client.delete_job(self._name)
+
+
+class AskTellStudy:
+    """A study whose trials the caller runs, by blocking calls; the twin of `kfasync.optimizer._asked.AskTellStudy`.
+
+    Example:
+        >>> with client.study(search_space={"x": Search.uniform(-1, 1)}) as study:  # doctest: +SKIP
+        ...     while (trial := study.ask()) is not None:
+        ...         study.tell(trial, trial.parameters["x"] ** 2)
+    """
+
+    def __init__(self, client: OptimizerClient, inner: AsyncAskTellStudy) -> None:
+        self._inner = inner
+        self._portal, _ = client._shared()
+
+    def __enter__(self) -> Self:
+        self._portal.run(self._inner.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._portal.run(self._inner.__aexit__, kind, error, trace)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self._inner.name
+
+    @property
+    def best(self) -> list[Result]:
+        """The complete trials that no other one beats; empty at first."""
+        return self._inner.best
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials so far, by number."""
+        return self._inner.trials
+
+    def ask(self) -> AskedTrial | None:
+        """Something to try; None when there is nothing more."""
+        return self._portal.run(self._inner.ask)
+
+    def report(self, trial: AskedTrial | int, step: float, value: float) -> bool:
+        """Say what a running trial has achieved so far; whether the early stopping rule wants it ended."""
+        return self._portal.run(self._inner.report, trial, step, value)
+
+    def tell(
+        self,
+        trial: AskedTrial | int,
+        values: float | Mapping[str, float] | None = None,
+        *,
+        state: TrialState | str = "complete",
+        message: str = "",
+    ) -> None:
+        """Say how a trial ended."""
+        self._portal.run(lambda: self._inner.tell(trial, values, state=state, message=message))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kfasync.jobs import TrainJob
     from kfasync.state import JobState
 
-__all__ = ["Metric", "OptimizationJob", "Result", "Trial", "metrics_of", "result_of", "study_of"]
+__all__ = ["Metric", "OptimizationJob", "Result", "Trial", "metrics_of", "result_of", "study_of", "trial_of"]
 
 
 @dataclass
@@ -99,6 +99,19 @@ def result_of(trial: TrialRecord) -> Result:
     return Result(dict(trial.parameters), metrics_of(trial))
 
 
+def trial_of(trial: TrialRecord, job: TrainJob | None = None) -> Trial:
+    """A trial as Kubeflow's users know it, with its job where there is one."""
+    return Trial(
+        name=trial.name,
+        parameters=dict(trial.parameters),
+        trainjob=job,
+        metrics=metrics_of(trial),
+        number=trial.number,
+        status=trial.state.value,
+        reason=trial.reason,
+    )
+
+
 def study_of(state: JobState, study: Study, jobs: Mapping[str, TrainJob], told: Mapping[str, str]) -> OptimizationJob:
     """A study as it is now.
 
@@ -109,25 +122,13 @@ def study_of(state: JobState, study: Study, jobs: Mapping[str, TrainJob], told: 
         told: Reason and message of its end, where its job has none.
     """
     described = state.spec["extra"]["study"]
-    trials = [
-        Trial(
-            name=trial.name,
-            parameters=dict(trial.parameters),
-            trainjob=jobs.get(trial.name),
-            metrics=metrics_of(trial),
-            number=trial.number,
-            status=trial.state.value,
-            reason=trial.reason,
-        )
-        for trial in study.trials.values()
-    ]
     return OptimizationJob(
         name=state.name,
         search_space=dict(SearchSpace.from_dict(described["search_space"]).parameters),
         objectives=list(study.objectives),
         algorithm=Algorithm.from_dict(described["algorithm"]),
         trial_config=study.config,
-        trials=trials,
+        trials=[trial_of(trial, jobs.get(trial.name)) for trial in study.trials.values()],
         creation_timestamp=datetime.fromtimestamp(state.created, UTC),
         status=state.status.value,
         reason=state.reason or told.get("reason", ""),

@@ -30,6 +30,7 @@ from kfasync.events import (
     StepChanged,
     StopRequested,
     TrialEnded,
+    TrialReported,
     TrialStarted,
     UnknownEvent,
 )
@@ -206,7 +207,7 @@ def _settled(state: JobState, outcome: str) -> dict[str, Any]:
 
 
 def _completed(state: JobState, event: JobCompleted) -> dict[str, Any]:
-    end = {"attempt": event.attempt, "finished": event.time, "reason": "", "message": event.message}
+    end = {"attempt": event.attempt, "finished": event.time, "reason": event.reason, "message": event.message}
     return end | _settled(state, "Succeeded")
 
 
@@ -285,6 +286,7 @@ _TRANSITIONS: Mapping[type[Event], _Rule] = MappingProxyType(
         JobFailed: _Rule(_to(Status.FAILED, *_LIVE), _failed, opens_attempt=True),
         # A study's trials are the optimizer's to fold. Here is only who may record them: the driver of this attempt.
         TrialStarted: _Rule(_stay(Status.RUNNING), _nothing),
+        TrialReported: _Rule(_stay(Status.RUNNING), _nothing),
         TrialEnded: _Rule(_stay(Status.RUNNING), _nothing),
         # Reports come by another way than the watch and may overtake it.
         MetricReported: _Rule(_stay(*Status), _metric, opens_attempt=True),

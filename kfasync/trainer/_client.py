@@ -196,7 +196,7 @@ class AsyncTrainerClient:
 
         engine = self._open()
         runtimes = await engine.runtimes()
-        jobs = [job_view(state, runtimes) for state in await engine.jobs() if state.job_spec.entry != "study"]
+        jobs = [job_view(state, runtimes) for state in await engine.jobs() if not state.job_spec.is_study]
         return [job for job in jobs if runtime is None or job.runtime.name == runtime.name]
 
     async def get_job(self, name: str) -> TrainJob:

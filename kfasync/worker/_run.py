@@ -145,4 +145,6 @@ def _await(value: Any) -> Any:
 def _incompatible(ctx: dict[str, Any], exception: str) -> str:
     here = ".".join(map(str, sys.version_info[:2]))
     made = ".".join(map(str, ctx.get("python", ()))) or here
+    if made == here:
+        return f"{exception} (the function or its arguments can't be loaded in this job)"
     return f"{exception} (the function was pickled by Python {made} and can't be loaded by Python {here} of this job)"

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig
+from kfasync.errors import SupersededError
 from kfasync.events import JobStarted, JobSubmitted, TrialEnded, TrialStarted
 from kfasync.optimizer import AsyncOptimizerClient, MedianStop, Search, TrainJobTemplate, TrialConfig
-from kfasync.optimizer._driver import Driver, SupersededError
+from kfasync.optimizer._driver import Driver
 from kfasync.optimizer._order import Order
 from kfasync.state import JobState, verify
 from kfasync.testing import chaos

@@ -124,4 +124,5 @@ def check(state: JobState, told: Path, dead: set[tuple[int, int]]) -> None:
     struck = rank is not None and (rank.pid, rank.start_time) in dead
     # A job fails for a kill of its own rank, or because nobody can know how it ended, or before it ever began.
     assert struck or state.reason == "Lost" or words == [], (state.name, state.reason, state.message, words)
+    assert state.reason in ("Error", "Lost"), (state.name, state.reason, state.message, words)
     assert words.count("began") <= 1, (state.name, words)

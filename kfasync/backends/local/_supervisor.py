@@ -208,7 +208,10 @@ class Supervisor:
     async def _settle(self, uid: str) -> None:
         """Clean up behind a job that has stopped. One that was cancelled while it was being suspended ends now."""
         job = await self.journal.job_by_uid(uid)
-        if job is not None and job.status is Status.SUSPENDED and job.stop not in (None, "suspend"):
+        if job is not None and job.stop == "suspend" and _has_no_process(job):
+            await self.record(events.JobSuspended(**self._header(job)))
+        stopped = job is not None and (job.status is Status.SUSPENDED or _has_no_process(job))
+        if job is not None and stopped and job.stop not in (None, "suspend"):
             reason, message = stop_reason(job.stop or "", job.stop_message)
             await self.record(events.JobFailed(**self._header(job), reason=reason, message=message))
             job = await self.journal.job_by_uid(uid)
@@ -240,7 +243,7 @@ class Supervisor:
         for job in await self.journal.jobs(self.place):
             if job.terminal:
                 self._after_end(job)
-            elif job.status is Status.SUSPENDED:
+            elif job.status is Status.SUSPENDED or _has_no_process(job):
                 await self._settle(job.uid)
             else:
                 kept |= await self._adopt_job(job)
@@ -368,6 +371,8 @@ class Supervisor:
     async def resume(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
         """Start a suspended job again."""
         job = await self._known(request)
+        if _has_no_process(job):
+            raise BackendError(f"the study {job.name!r} goes on when it is opened again, by client.study(name=…)")
         if job.status is Status.SUSPENDED:
             header = self._header(job) | {"attempt": job.attempt + 1}
             (recorded,) = await self.journal.append([events.JobResumed(**header)])
@@ -428,6 +433,11 @@ class Supervisor:
         if not self._runners and not self._connections and not self._expiring:
             loop = asyncio.get_running_loop()
             self._idle = loop.call_later(self.settings.idle_timeout, self._ended.set)
+
+
+def _has_no_process(job: JobState) -> bool:
+    """Whether its caller runs it, wherever that is: what is asked of such a job is done as soon as it is recorded."""
+    return job.job_spec.entry == "asked"
 
 
 class _Leave(Exception):
