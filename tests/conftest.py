@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import uvloop
@@ -19,6 +20,11 @@ from kfasync.testing import chaos
 
 # A shell that starts us in the background has Ctrl-C ignored, here and in every process that a test starts and strikes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is this machine's affair.
+_PATIENT = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("kfasync", deadline=None, suppress_health_check=_PATIENT)
+hypothesis.settings.load_profile("kfasync")
 
 #: A directory with a file of this name holds journals that a test made false on purpose.
 FALSIFIED = "falsified"

@@ -76,7 +76,7 @@ def run(sampler: Sampler, numbers: range) -> list[dict[str, Any]]:
 
 
 @given(parameters(STEPPED | CONTINUOUS), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_sampled_values_are_in_bounds_and_typed(specs: dict[str, ParameterSpec], seed: int) -> None:
     space = SearchSpace(specs)
     for algorithm in (RandomSearch(seed), Sobol(seed), TPE(seed, n_startup_trials=1)):

@@ -101,7 +101,7 @@ def test_a_grid_too_large_to_run_is_refused_at_once() -> None:
 
 
 @given(parameters(STEPPED))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_grid_is_complete_and_has_no_duplicates(specs: dict[str, ParameterSpec]) -> None:
     space = SearchSpace(specs)
     grid = space.grid()
@@ -119,7 +119,7 @@ def test_a_grid_is_complete_and_has_no_duplicates(specs: dict[str, ParameterSpec
 
 
 @given(parameters(STEPPED | CONTINUOUS))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_space_survives_json_whoever_sorts_the_keys(specs: dict[str, ParameterSpec]) -> None:
     space = SearchSpace(specs)
     text = json.dumps(space.to_dict(), sort_keys=True, allow_nan=False)

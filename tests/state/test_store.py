@@ -65,7 +65,7 @@ async def test_a_journal_that_does_not_replay_is_found_out(tmp_path: Path, damag
         verify(path)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=st.lists(_events, max_size=15), again=st.integers(0, 15))
 def test_any_history_recorded_in_any_portions_replays(tmp_path: Path, history: list[Any], again: int) -> None:
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite3"
