@@ -44,7 +44,8 @@ def run_rank(ctx: dict[str, Any]) -> NoReturn:
 
     Args:
         ctx: ``payload`` (path), ``kind`` (``function`` or ``script``), ``filename``, ``argv``, ``path`` (directories
-            for sys.path), ``attempt``, ``rank``, ``pid_file``, ``exit_file``, ``result_file`` and ``private_dir``;
+            for sys.path), ``attempt``, ``rank``, ``pid_file``, ``exit_file``, ``result_file`` and ``private`` (what the
+            paths of its private files begin with);
             optionally ``python``, the version that the payload was made with. The working directory, the environment
             and the standard streams are set already.
     """
@@ -97,11 +98,11 @@ def _become_main(ctx: dict[str, Any]) -> ModuleType:
 
 
 def _serve_progress(ctx: dict[str, Any]) -> None:
-    if os.environ.get("KUBEFLOW_TRAINER_SERVER_URL") or not ctx.get("private_dir"):
+    if os.environ.get("KUBEFLOW_TRAINER_SERVER_URL") or not ctx.get("private"):
         return
     name = f"progress-{ctx.get('attempt', 1)}-{ctx.get('rank', 0)}.token"
     try:
-        _server.start(os.path.join(ctx["private_dir"], name))
+        _server.start(ctx["private"] + name)
     except OSError as e:
         print(f"kfasync: no progress server in this rank: {e}", file=sys.stderr)
 

@@ -33,7 +33,7 @@ def start(token_file: str) -> None:
     """Serve, and say so in the environment.
 
     Args:
-        token_file: Where to write the token; the directory is private.
+        token_file: Where to write the token; only the user may read there.
     """
     import socket
 

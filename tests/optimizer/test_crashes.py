@@ -312,6 +312,6 @@ async def test_the_next_driver_stops_early_by_what_the_one_before_it_saw(own_hom
         await kill_driver(client, name)
         await until(client, JobStarted, name, attempt=2)
         uid = (await until(client, JobSubmitted, "memory-2")).uid
-        await asyncio.to_thread((own_home / "jobs" / uid / "work" / "node-0" / "fifo").write_text, "go")
+        await asyncio.to_thread((own_home / "jobs" / uid / "node-0" / "fifo").write_text, "go")
         job = await client.wait_for_job_status(name, timeout=60)
         assert [trial.status for trial in job.trials] == ["complete", "complete", "pruned"]

@@ -79,7 +79,7 @@ class Ranks:
             "attempt": 1,
             "job": "job",
             "uid": "uid",
-            "private_dir": str(directory),
+            "private": f"{directory}/",
             "payload": str(directory / "payload"),
             **{f"{name}_file": str(directory / name) for name in ("pid", "exit", "result", "report", "stop")},
         }

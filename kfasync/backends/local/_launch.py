@@ -18,8 +18,8 @@ __all__ = ["Launch", "Rendezvous", "rank_context"]
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What the client adds to the spec so that its machine's processes can be started: kept in the job's private
-    folder.
+    """What the client adds to the spec so that its machine's processes can be started: kept in a private file
+    of the job.
 
     Attributes:
         python: The client's interpreter.
@@ -147,7 +147,7 @@ def rank_context(
         "uid": uid,
         "cwd": str(directory.work(node)),
         "pid_file": str(claim_file(directory, attempt, rank, nonce)),
-        "private_dir": str(directory.private),
+        "private": str(directory.private("")),
         **{name: str(path) for name, path in files.items()},
     }
 
@@ -159,7 +159,7 @@ def claim_file(directory: JobDir, attempt: int, rank: int, nonce: str) -> Path:
 
 def write_exec_context(context: dict[str, Any], python: str, worker: Path) -> dict[str, Any]:
     """Have the rank become a fresh interpreter instead of a fork: its context then travels in a private file."""
-    path = Path(context["private_dir"]) / f"context-{context['attempt']}-{context['rank']}.json"
+    path = Path(f"{context['private']}context-{context['attempt']}-{context['rank']}.json")
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w") as file:

@@ -219,7 +219,7 @@ class Supervisor:
             self._after_end(job)
 
     def _after_end(self, job: JobState) -> None:
-        shutil.rmtree(self.home.job(job.uid).private, ignore_errors=True)
+        self.home.job(job.uid).forget_private()
         if job.job_spec.ttl is not None:
             left = (job.finished or time.time()) + job.job_spec.ttl - time.time()
             loop = asyncio.get_running_loop()

@@ -43,7 +43,7 @@ async def test_the_output_of_an_adopted_job_is_still_marked(own_home: Path) -> N
         await supervisor_status(own_home)
         job = own_home / "jobs" / handle.uid
         before = (job / "attempt-1" / "marks").stat().st_size
-        (job / "work" / "node-0" / "fifo").write_text("more")
+        (job / "node-0" / "fifo").write_text("more")
         await handle.wait(timeout=60)
         assert (job / "attempt-1" / "marks").stat().st_size > before
 
@@ -60,7 +60,7 @@ async def test_a_job_whose_start_was_not_recorded_runs_once_it_is_adopted(own_ho
         handle = await client.attach(handle.name)
         adopted = await handle.wait({"Running"}, timeout=20)
         assert (adopted.status, adopted.ranks) == ("Running", started.ranks)
-        (own_home / "jobs" / handle.uid / "work" / "node-0" / "fifo").write_text("more")
+        (own_home / "jobs" / handle.uid / "node-0" / "fifo").write_text("more")
         await handle.wait(timeout=60)
 
 

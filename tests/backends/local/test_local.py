@@ -317,7 +317,7 @@ async def test_a_dead_supervisor_is_replaced_and_the_job_goes_on(own_home: Path)
         assert status["pid"] != pid
         assert status["jobs"] == [handle.name]
         assert _process.start_time(state.ranks[0].pid or 0) == state.ranks[0].start_time
-        (own_home / "jobs" / handle.uid / "work" / "node-0" / "fifo").write_text("go on")
+        (own_home / "jobs" / handle.uid / "node-0" / "fifo").write_text("go on")
         assert (await handle.wait(timeout=60)).status == "Complete"
         assert await handle.result() == state.ranks[0].pid
 

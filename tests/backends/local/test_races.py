@@ -60,7 +60,7 @@ def wait_for_ever() -> None:
 
 async def test_a_cancel_overrules_a_suspend_that_is_under_way(client: AsyncTrainerClient, home: Path) -> None:
     handle = await client.submit(train_func=take_long_to_stop)
-    work = home / "jobs" / handle.uid / "work" / "node-0"
+    work = home / "jobs" / handle.uid / "node-0"
     async with aclosing(handle.logs(follow=True)) as lines:
         assert (await anext(lines)).text == "ready"
     await handle.suspend()
@@ -72,7 +72,7 @@ async def test_a_cancel_overrules_a_suspend_that_is_under_way(client: AsyncTrain
 
 async def test_a_suspended_job_can_be_deleted_while_it_is_stopping(client: AsyncTrainerClient, home: Path) -> None:
     handle = await client.submit(train_func=take_long_to_stop)
-    work = home / "jobs" / handle.uid / "work" / "node-0"
+    work = home / "jobs" / handle.uid / "node-0"
     async with aclosing(handle.logs(follow=True)) as lines:
         assert (await anext(lines)).text == "ready"
     await handle.suspend()
@@ -140,7 +140,7 @@ async def test_a_job_that_fills_the_disk_can_be_cancelled(small_disk: Path) -> N
     async with AsyncTrainerClient(LocalProcessBackendConfig()) as client:
         handle = await client.submit(train_func=fill_the_disk)
         state = await handle.wait({"Running"}, timeout=60)
-        everything = small_disk / "home" / "jobs" / handle.uid / "work" / "node-0" / "everything"
+        everything = small_disk / "home" / "jobs" / handle.uid / "node-0" / "everything"
         fd = os.pidfd_open(state.ranks[0].pid or 0)
         async with asyncio.timeout(30), FileWatch() as watch:
             watch.add(everything.parent)
@@ -165,7 +165,7 @@ async def test_a_group_that_could_only_be_started_in_part_leaves_no_rank_behind(
     second = await client.submit(train_func=wait_for_ever, num_nodes=2, resources_per_node={"cpu": 1}, env=fresh)
     job = home / "jobs" / second.uid
     # The second rank's context can't be written.
-    (job / "private" / "context-1-1.json").mkdir()
+    (job / "private-context-1-1.json").mkdir()
     await first.cancel()
     with pytest.raises(JobFailedError):
         await second.wait(timeout=60)

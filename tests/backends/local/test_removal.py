@@ -70,5 +70,5 @@ async def test_a_job_goes_on_with_the_next_supervisor_when_only_the_socket_was_r
         assert serving is not None
         (own_home / "supervisor.sock").unlink()
         await chaos.ended(serving)
-        (own_home / "jobs" / handle.uid / "work" / "node-0" / "fifo").write_text("go on")
+        (own_home / "jobs" / handle.uid / "node-0" / "fifo").write_text("go on")
         assert await handle.result() == "go on"

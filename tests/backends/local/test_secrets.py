@@ -16,11 +16,11 @@ pytestmark = pytest.mark.anyio
 SECRET = "s3cr3t-of-the-test"
 
 
-async def private_folder_gone(job: Path) -> None:
-    """The supervisor removes it right behind the job's end."""
+async def private_files_gone(job: Path) -> None:
+    """The supervisor removes them right behind the job's end."""
     async with FileWatch() as watch:
         watch.add(job)
-        while (job / "private").exists():
+        while list(job.glob("private-*")):
             await watch.wait()
 
 
@@ -44,7 +44,7 @@ async def test_a_secret_reaches_the_rank_and_no_record(
     assert await handle.result() == len(SECRET)
     assert SECRET not in repr(state)
     assert SECRET not in caplog.text
-    await private_folder_gone(home / "jobs" / handle.uid)
+    await private_files_gone(home / "jobs" / handle.uid)
     holding = [path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert holding == []
 
@@ -58,6 +58,6 @@ async def test_credentials_of_an_index_are_not_recorded(client: AsyncTrainerClie
     )
     state = await handle.wait(timeout=60)
     assert SECRET not in repr(state)
-    await private_folder_gone(home / "jobs" / handle.uid)
+    await private_files_gone(home / "jobs" / handle.uid)
     holding = [path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert holding == []

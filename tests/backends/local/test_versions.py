@@ -65,7 +65,7 @@ async def test_a_newer_client_takes_over_and_the_running_job_survives(own_home: 
         program = "import sys; from kfasync.backends.local import _wire; _wire.PROTOCOL += 1\n" + UPGRADE
         await asyncio.to_thread(subprocess.run, [sys.executable, "-c", program], check=True)
         assert _process.start_time(state.ranks[0].pid or 0) == state.ranks[0].start_time
-        (own_home / "jobs" / handle.uid / "work" / "node-0" / "fifo").write_text("go")
+        (own_home / "jobs" / handle.uid / "node-0" / "fifo").write_text("go")
         with pytest.raises(IncompatibleVersionError, match="upgrade"):
             await supervisor_status(own_home)
         end = await AsyncUpgraded.wait(own_home, handle.name)
