@@ -6,11 +6,13 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from kfasync.backends.local._layout import JobDir
+from kfasync.backends.local._zygotes import import_environment
 from kfasync.jobs import JobSpec
 
 __all__ = ["Launch", "Rendezvous", "rank_context"]
@@ -49,7 +51,7 @@ class Launch:
     version: tuple[int, ...] = ()
 
     def dump(self) -> bytes:
-        return json.dumps(vars(self)).encode()
+        return json.dumps({f.name: getattr(self, f.name) for f in fields(self)}).encode()
 
     @classmethod
     def load(cls, data: bytes | str) -> Launch:
@@ -58,8 +60,13 @@ class Launch:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Launch:
         """From JSON values."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**fields)
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
+
+    @cached_property
+    def ambient(self) -> tuple[tuple[str, str], ...]:
+        """What a zygote that serves this client's jobs has in its environment from its start."""
+        return tuple(sorted(import_environment(self.environ).items()))
 
     def job_environ(self, spec: JobSpec) -> dict[str, str]:
         """The environment that every rank of the job shares."""
@@ -91,6 +98,7 @@ def rank_environment(
     nproc = spec.num_proc_per_node or 1
     node, local_rank = divmod(rank, nproc)
     world = spec.num_nodes * nproc
+    files = directory.rank_prefix(attempt, rank)
     env = {
         "RANK": rank,
         "LOCAL_RANK": local_rank,
@@ -107,7 +115,7 @@ def rank_environment(
         "TORCHELASTIC_RESTART_COUNT": attempt - 1,
         "TORCHELASTIC_MAX_RESTARTS": spec.restart.max_restarts,
         "TORCHELASTIC_USE_AGENT_STORE": "False",
-        "TORCHELASTIC_ERROR_FILE": directory.rank_file(attempt, rank, "error"),
+        "TORCHELASTIC_ERROR_FILE": f"{files}error",
         "PET_NNODES": spec.num_nodes,
         "PET_NPROC_PER_NODE": nproc,
         "PET_NODE_RANK": node,
@@ -116,8 +124,8 @@ def rank_environment(
         "KFASYNC_JOB_NAME": spec.name,
         "KFASYNC_JOB_UID": uid,
         "KFASYNC_ATTEMPT": attempt,
-        "KFASYNC_REPORT_FILE": directory.rank_file(attempt, rank, "report"),
-        "KFASYNC_STOP_FILE": directory.rank_file(attempt, rank, "stop"),
+        "KFASYNC_REPORT_FILE": f"{files}report",
+        "KFASYNC_STOP_FILE": f"{files}stop",
     }
     if devices:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
@@ -130,8 +138,9 @@ def rank_context(
     """What `kfasync.worker.run_rank` needs to know, but for the environment."""
     nproc = spec.num_proc_per_node or 1
     node, local_rank = divmod(rank, nproc)
-    files = {kind: directory.rank_file(attempt, rank, kind) for kind in ("stdout", "stderr")}
-    files |= {f"{kind}_file": directory.rank_file(attempt, rank, kind) for kind in ("exit", "result", "report", "stop")}
+    own = directory.rank_prefix(attempt, rank)
+    files = {kind: own + kind for kind in ("stdout", "stderr")}
+    files |= {f"{kind}_file": own + kind for kind in ("exit", "result", "report", "stop")}
     return {
         "payload": str(directory.payload),
         "kind": launch.kind,
@@ -148,7 +157,7 @@ def rank_context(
         "cwd": str(directory.work(node)),
         "pid_file": str(claim_file(directory, attempt, rank, nonce)),
         "private": str(directory.private("")),
-        **{name: str(path) for name, path in files.items()},
+        **files,
     }
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 __all__ = ["Home", "JobDir"]
@@ -52,7 +53,7 @@ class Home:
     def environments(self) -> Path:
         return self.root / "environments"
 
-    @property
+    @cached_property
     def jobs(self) -> Path:
         return self.root / "jobs"
 
@@ -99,8 +100,12 @@ class JobDir:
     def attempt(self, attempt: int) -> Path:
         return self.root / f"attempt-{attempt}"
 
+    def rank_prefix(self, attempt: int, rank: int) -> str:
+        """What the paths of a rank's files begin with; as text, for paths in bulk cost more than what is in them."""
+        return f"{self.root}/attempt-{attempt}/rank-{rank}."
+
     def rank_file(self, attempt: int, rank: int, kind: str) -> Path:
-        return self.attempt(attempt) / f"rank-{rank}.{kind}"
+        return Path(self.rank_prefix(attempt, rank) + kind)
 
     async def create(self, payload: bytes, launch: bytes, nodes: int) -> None:
         """Write what a start needs. Complete before the intent is journaled, so that a journaled job can be started."""

@@ -117,7 +117,8 @@ class Marks:
         job = self._jobs.get(attempt_dir.parent)
         if job is None:
             job = self._jobs[attempt_dir.parent] = _Job()
-            for path in sorted(attempt_dir.parent.glob("attempt-*/rank-*.*")):
+            earlier = [] if attempt_dir.name == "attempt-1" else attempt_dir.parent.glob("attempt-*/rank-*.*")
+            for path in sorted(earlier):
                 if path.parent != attempt_dir and path.suffix[1:] in STREAMS:
                     self._take(_File(path, job), path.stat().st_size)
         job.attempts += 1

@@ -69,9 +69,10 @@ class Runner:
     Args:
         host: The supervisor.
         job: The job's state; its attempt is the one to run.
+        launch: What its client sent, where that is at hand; else it is read from the job's directory.
     """
 
-    def __init__(self, host: Supervisor, job: JobState) -> None:
+    def __init__(self, host: Supervisor, job: JobState, launch: Launch | None = None) -> None:
         self.uid = job.uid
         self.name = job.name
         self.spec: JobSpec = job.job_spec
@@ -80,6 +81,7 @@ class Runner:
         self.python = ""
         self.directory: JobDir = host.home.job(job.uid)
         self._host = host
+        self._launch_at_hand = launch
         self._deadline_base = job.resumed or job.created
         self._inbox: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -150,7 +152,7 @@ class Runner:
             self.request_stop("start-deadline")
 
     async def _attempt(self, adopted: dict[int, RankProcess | Exit] | None) -> Outcome:
-        launch = Launch.load(self.directory.launch.read_text())
+        launch = self._launch_at_hand or Launch.load(self.directory.launch.read_text())
         try:
             if adopted is not None:
                 return await self._take_over(adopted)
@@ -249,7 +251,7 @@ class Runner:
         children = await self._children(key)
         processes = {rank: RankProcess.of_child(child) for rank, child in enumerate(children)}
         try:
-            await self._become(launch, python, grant, port, children, fresh)
+            await self._become(launch, environ, python, grant, port, children, fresh)
             await self._record_started(processes, grant.devices)
         except Exception:
             for child in children:
@@ -259,10 +261,16 @@ class Runner:
         return dict(processes)
 
     async def _become(
-        self, launch: Launch, python: str, grant: Grant, port: int, children: list[Child], fresh: bool
+        self,
+        launch: Launch,
+        environ: Mapping[str, str],
+        python: str,
+        grant: Grant,
+        port: int,
+        children: list[Child],
+        fresh: bool,
     ) -> None:
         """Turn the children into the ranks of this attempt."""
-        environ = launch.job_environ(self.spec)
         attempt = self.directory.attempt(self.attempt)
         attempt.mkdir(mode=0o700, exist_ok=True)
         nonce = secrets.token_hex(4)
@@ -296,9 +304,8 @@ class Runner:
 
     def _zygote(self, launch: Launch, python: str, environ: dict[str, str]) -> tuple[ZygoteKey, bool]:
         """Which zygote serves the job, and whether its ranks must be fresh interpreters after all."""
-        ambient = import_environment(launch.environ)
-        if import_environment(environ) == ambient:
-            return ZygoteKey(python, launch.preload, tuple(sorted(ambient.items()))), False
+        if tuple(sorted(import_environment(environ).items())) == launch.ambient:
+            return ZygoteKey(python, launch.preload, launch.ambient), False
         # Set for this job only: an interpreter of its own is cheaper than a zygote that serves one job.
         return ZygoteKey(sys.executable, (), ()), True
 

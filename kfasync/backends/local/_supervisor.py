@@ -35,7 +35,7 @@ from kfasync.backends.local._removal import leave_when_removed
 from kfasync.backends.local._room import Ballast, empty
 from kfasync.backends.local._runner import Runner, stop_reason
 from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
-from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes, import_environment
+from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes
 from kfasync.errors import (
     BackendError,
     BackendUnavailableError,
@@ -174,8 +174,10 @@ class Supervisor:
 
     # ---------------------------------------------------------------- jobs
 
-    def _start(self, job: JobState, adopted: dict[int, RankProcess | Exit] | None = None) -> Runner:
-        runner = self._runners[job.uid] = Runner(self, job)
+    def _start(
+        self, job: JobState, adopted: dict[int, RankProcess | Exit] | None = None, launch: Launch | None = None
+    ) -> Runner:
+        runner = self._runners[job.uid] = Runner(self, job, launch)
         self.tasks.create_task(self._run(runner, adopted))
         return runner
 
@@ -328,7 +330,7 @@ class Supervisor:
         job = await self.journal.job(self.place, spec.name)
         assert job is not None
         if recorded is not None:
-            self._start(job)
+            self._start(job, launch=launch)
         else:
             shutil.rmtree(directory.root, ignore_errors=True)
         return {"uid": job.uid}
@@ -336,8 +338,7 @@ class Supervisor:
     def _warm(self, launch: Launch) -> None:
         # The zygote starts while the intent is being committed.
         if not launch.install:
-            ambient = tuple(sorted(import_environment(launch.environ).items()))
-            self.zygotes.warm(ZygoteKey(launch.python, launch.preload, ambient), self.tasks)
+            self.zygotes.warm(ZygoteKey(launch.python, launch.preload, launch.ambient), self.tasks)
 
     async def _known(self, request: dict[str, Any]) -> JobState:
         job = await self.journal.job_by_uid(request["uid"])

@@ -90,7 +90,7 @@ def _comparable(seen: dict[str, Any], directory: Path) -> dict[str, Any]:
     own |= {"PET_MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE"}
     own |= {"KUBEFLOW_TRAINER_SERVER_URL", "KUBEFLOW_TRAINER_SERVER_TOKEN"}
     environ = {k: v for k, v in seen["environ"].items() if k not in own}
-    root = str(directory.parents[1])
+    root = str(directory.parent)
     descriptors = [
         (fd, "socket" if target.startswith("socket:") else re.sub(r"pid\.\w+", "pid", target.replace(root, "JOB")))
         for fd, target in seen["descriptors"]
