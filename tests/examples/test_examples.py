@@ -96,3 +96,16 @@ def test_optimize_runs_twelve_trials_and_names_the_best(home: dict[str, str], tm
     found = re.search(r"Metric\(name='loss', min=([\d.]+)", best)
     assert found is not None
     assert f"{float(found[1]):.3f}" == f"{min(losses):.3f}"
+
+
+def test_ask_and_tell_goes_on_with_its_study(home: dict[str, str], tmp_path: Path) -> None:
+    first, second = run("ask_tell.py", home, tmp_path), run("ask_tell.py", home, tmp_path)
+    # There was nothing left to try.
+    assert first == second
+    [line] = first
+    complete, pruned = map(int, re.findall(r"(\d+) (?:complete|pruned)", line))
+    assert complete + pruned == 30
+    assert pruned > 0
+    loss = re.search(r"latest=([-+.e\d]+)", line)
+    assert loss is not None
+    assert float(loss[1]) < 0.1
