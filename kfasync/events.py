@@ -436,7 +436,8 @@ def encode(event: Event) -> tuple[str, dict[str, Any]]:
         return event.type_name, dict(event.raw)
     body = {f.name: _plain(getattr(event, f.name)) for f in dataclasses.fields(event) if f.name not in _HEADER}
     if isinstance(event, TrialStarted):
-        body["parameters"] = {k: _tagged(v) for k, v in event.parameters.items()}
+        # In a list: the journal sorts the keys of objects, and people want their parameters in their own order.
+        body["parameters"] = [[k, _tagged(v)] for k, v in event.parameters.items()]
     return type(event).__name__, body
 
 
@@ -462,7 +463,7 @@ def decode(type_name: str, body: Mapping[str, Any], **header: Any) -> Event:
     elif cls is TrialReported:
         fields["value"] = _NONFINITE.get(fields["value"], fields["value"])
     elif cls is TrialStarted:
-        fields["parameters"] = {k: _untagged(v) for k, v in fields.get("parameters", {}).items()}
+        fields["parameters"] = {k: _untagged(v) for k, v in fields.get("parameters", ())}
     elif cls is TrialEnded:
         metrics = fields.get("metrics", {}).items()
         fields["metrics"] = {k: tuple(_NONFINITE.get(v, v) for v in values) for k, values in metrics}
