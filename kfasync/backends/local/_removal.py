@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,7 +42,9 @@ async def leave_when_removed(
     except OSError as error:
         _log.warning("home_unwatched", error=str(error))
         return
-    await asyncio.sleep(_REMOVING)
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(_REMOVING):
+            await _gone(home.journal, home.root)
     running = list(runners.values()) if journal.removed else []
     _log.warning("home_removed", ending=[runner.name for runner in running])
     for runner in running:
