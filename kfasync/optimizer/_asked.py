@@ -10,12 +10,12 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from kfasync import settings
 from kfasync.engine import Engine
@@ -44,6 +44,8 @@ from kfasync.optimizer._views import Result, Trial, result_of, trial_of
 from kfasync.state import JobState, Status
 
 __all__ = ["AskTellStudy", "AskedTrial", "lapse", "lease_of", "watch"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,10 @@ class AskTellStudy:
         self._mine: set[int] = set()
         self._reports = 0
         self._asking = asyncio.Lock()
-        self._suggested: Mapping[str, Any] | None = None
+        # The trial that the last ask began to find, when that one was cut before it had it.
+        self._coming: asyncio.Task[AskedTrial | None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._telling: dict[int, asyncio.Task[None]] = {}
         self._driving = False
 
     async def __aenter__(self) -> Self:
@@ -143,6 +148,8 @@ class AskTellStudy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         try:
             if self._driving and self._study.ends_running:
                 for trial in self._study.running:
@@ -245,30 +252,44 @@ class AskTellStudy:
             SupersededError: The study was stopped or deleted, or another process has taken it over.
         """
         async with self._asking:
-            if not self._driving:
-                return None
-            self._keep_time()
-            for trial in self._study.running:
-                if trial.number not in self._mine and not self._study.stopping:
-                    return await self._hand_out(trial.number, trial.parameters, trial.retries + 1, trial.notes)
-            return await self._next()
+            if self._coming is None:
+                self._coming = self._begun(self._find())
+            trial = await asyncio.shield(self._coming)
+            self._coming = None
+            return trial
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Done to its end, whatever becomes of the caller: what is half recorded can't be repeated."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # Retrieved: the caller may have given up.
+
+    async def _find(self) -> AskedTrial | None:
+        if not self._driving:
+            return None
+        self._keep_time()
+        for trial in self._study.running:
+            if trial.number not in self._mine and not self._study.stopping:
+                return await self._hand_out(trial.number, trial.parameters, trial.retries + 1, trial.notes)
+        return await self._next()
 
     async def _next(self) -> AskedTrial | None:
         number = self._study.next_number
         if self._study.stopping or number >= self._plan.config.num_trials:
             return None
         sampler = await self._driven()
-        if self._suggested is None:
-            parameters = await asyncio.to_thread(sampler.ask, number, self._plan.given(number))
-            if parameters is None:
-                self._study.stop("Exhausted")
-                await self._finish()
-                return None
-            # Kept until it is recorded: a sampler gives a number once.
-            self._suggested = parameters
-        asked = await self._hand_out(number, self._suggested, 0, sampler.notes(number))
-        self._suggested = None
-        return asked
+        parameters = await asyncio.to_thread(sampler.ask, number, self._plan.given(number))
+        if parameters is None:
+            self._study.stop("Exhausted")
+            await self._finish()
+            return None
+        return await self._hand_out(number, parameters, 0, sampler.notes(number))
 
     async def _hand_out(
         self, number: int, parameters: Mapping[str, Any], retry: int, notes: Mapping[str, Any]
@@ -298,14 +319,16 @@ class AskTellStudy:
             SupersededError: As `ask`.
         """
         number = self._running(trial).number
-        step = real(step, "step", least=0.0)
+        return await asyncio.shield(self._begun(self._report(number, real(step, "step", least=0.0), float(value))))
+
+    async def _report(self, number: int, step: float, value: float) -> bool:
         sampler = await self._driven()
         position, self._reports = self._reports, self._reports + 1
         told = TrialReported(
-            **_header(self._state), time=time.time(), number=number, step=step, value=float(value), position=position
+            **_header(self._state), time=time.time(), number=number, step=step, value=value, position=position
         )
         await self._record(told)
-        return await asyncio.to_thread(self._judge, sampler, number, step, float(value))
+        return await asyncio.to_thread(self._judge, sampler, number, step, value)
 
     @staticmethod
     def _judge(sampler: Sampler, number: int, step: float, value: float) -> bool:
@@ -334,13 +357,20 @@ class AskTellStudy:
             SupersededError: As `ask`.
         """
         record = self._running(trial)
+        if record.number in self._telling:
+            # A call that was cut has begun to; it is not told twice.
+            await asyncio.shield(self._telling[record.number])
+            record = self._running(trial)
         try:
             outcome = TrialState(state)
         except ValueError:
             outcome = TrialState.RUNNING
         if outcome is TrialState.RUNNING:
             raise InvalidSpecError(f"state is complete, failed or pruned, not {state!r}")
-        await self._conclude(record, outcome, self._metrics(values), message)
+        telling = self._begun(self._conclude(record, outcome, self._metrics(values), message))
+        self._telling[record.number] = telling
+        telling.add_done_callback(lambda _: self._telling.pop(record.number))
+        await asyncio.shield(telling)
 
     def _metrics(self, values: float | Mapping[str, float] | None) -> dict[str, float]:
         if values is None:

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from kfasync.errors import (
     SupersededError,
 )
 from kfasync.optimizer import (
+    AskedTrial,
     AsyncOptimizerClient,
     GridSearch,
     MedianStop,
@@ -96,6 +99,30 @@ async def test_points_that_were_asked_for_come_first(optimizer: AsyncOptimizerCl
     async with optimizer.study(search_space=X, enqueue=points, name="enqueued") as study:
         given = [await study.ask() for _ in range(3)]
     assert [trial.parameters for trial in given[:2] if trial] == points
+
+
+@pytest.mark.parametrize("patience", [1e-4, 1e-3, 1e-2])
+async def test_calls_that_are_cut_lose_no_trial(optimizer: AsyncOptimizerClient, patience: float) -> None:
+    name = f"cut-{round(patience * 1e6)}"
+    async with optimizer.study(search_space=X, trial_config=config(12), name=name) as study:
+
+        async def insist(call: Callable[[], Awaitable[Any]]) -> Any:
+            while True:
+                try:
+                    return await asyncio.wait_for(call(), patience)
+                except TimeoutError:
+                    continue
+
+        async def tell(trial: AskedTrial) -> None:
+            # What was cut has been done, or will be.
+            with suppress(InvalidSpecError):
+                await study.tell(trial, 1.0)
+
+        while (trial := await insist(study.ask)) is not None:
+            await insist(lambda trial=trial: tell(trial))  # type: ignore[misc]
+    job = await optimizer.get_job(name)
+    assert [(trial.number, trial.status) for trial in job.trials] == [(n, "complete") for n in range(12)]
+    assert job.status == "Complete"
 
 
 # -------------------------------------------------------------------- what is told
