@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kfasync.jobs import CustomTrainer, RestartPolicy, SecretRef
     from kfasync.trainer import AsyncTrainerClient, TrainerClient
-    from kfasync.worker import progress, report, should_stop
+    from kfasync.worker import checkpoint_dir, progress, report, should_stop
 
 __version__ = "0.1.0"
 
@@ -22,6 +22,7 @@ __all__ = [
     "SecretRef",
     "TrainerClient",
     "__version__",
+    "checkpoint_dir",
     "progress",
     "report",
     "should_stop",
@@ -34,6 +35,7 @@ _HOMES = {
     "RestartPolicy": "kfasync.jobs",
     "SecretRef": "kfasync.jobs",
     "TrainerClient": "kfasync.trainer",
+    "checkpoint_dir": "kfasync.worker",
     "progress": "kfasync.worker",
     "report": "kfasync.worker",
     "should_stop": "kfasync.worker",

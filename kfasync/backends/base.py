@@ -17,6 +17,9 @@ Rules that the engine relies on, each a test of the conformance suite (`kfasync.
 * `cancel`, `suspend`, `resume` and `delete` are idempotent and return when the request is durable in the place, not
   when the job has reached the state; the events tell that.
 * Whatever a backend can't do, `check` refuses with `UnsupportedError`, before anything is created.
+* Where ``checkpoints`` is True, KFASYNC_CHECKPOINT_DIR names one directory for all ranks of a job, there before the
+  first of them starts and kept over restarts, suspend and resume. It is empty at first, or a copy of that of the job
+  that ``checkpoint_from`` names: a whole one, or the job fails with the reason NoCheckpoint.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from kfasync.errors import UnsupportedError
 from kfasync.events import Event
 
 if TYPE_CHECKING:
@@ -133,6 +137,9 @@ class Backend(abc.ABC):
 
     #: True where the place records its own events in the shared journal.
     journals: ClassVar[bool] = False
+    #: True where a job has a checkpoint directory and can start with a copy of another one's. Elsewhere the engine
+    #: refuses a spec with ``checkpoint_from``.
+    checkpoints: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -221,6 +228,14 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     async def files(self, job: JobState, node: int) -> Path:
         """The working directory of one node, as a directory that this process can read."""
+
+    async def checkpoint(self, job: JobState) -> Path:
+        """The job's checkpoint directory, as a directory that this process can read.
+
+        Raises:
+            UnsupportedError: Jobs of this place have none.
+        """
+        raise UnsupportedError(f"jobs of {self.place} have no checkpoint directory")
 
     @abc.abstractmethod
     async def runtimes(self) -> list[Runtime]:

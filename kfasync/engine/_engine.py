@@ -21,6 +21,7 @@ from kfasync.errors import (
     ClientClosedError,
     JobExistsError,
     KfasyncError,
+    UnsupportedError,
     WrongLoopError,
 )
 from kfasync.events import Event, JobDeleted, JobSubmitted
@@ -129,7 +130,7 @@ class Engine:
         Raises:
             UnsupportedError: The place can't run it.
         """
-        (await self._ready()).backend.check(spec, payload)
+        _check((await self._ready()).backend, spec, payload)
 
     async def submit(self, spec: JobSpec, payload: Payload, secrets: Mapping[str, str] | None = None) -> JobHandle:
         """Have a job run.
@@ -148,7 +149,7 @@ class Engine:
                 `BackendTimeoutError` the job may exist: submit again to find out.
         """
         core = await self._ready()
-        core.backend.check(spec, payload)
+        _check(core.backend, spec, payload)
         submission = Submission(uid=uuid.uuid4().hex, spec=spec, payload=payload, secrets=dict(secrets or {}))
         core.need_events()
         if not core.backend.journals:
@@ -265,6 +266,15 @@ class Engine:
     async def runtime_packages(self, runtime: Runtime) -> str:
         """Python version, installed packages and devices of a runtime."""
         return await (await self._ready()).backend.runtime_packages(runtime)
+
+
+def _check(backend: Backend, spec: JobSpec, payload: Payload) -> None:
+    if spec.checkpoint_from is not None and not backend.checkpoints:
+        raise UnsupportedError(
+            f"checkpoint_from={spec.checkpoint_from!r}: in this place a job can't start with another one's checkpoint; "
+            "leave it out, or use the local backend"
+        )
+    backend.check(spec, payload)
 
 
 def _useless(opened: asyncio.Future[Core]) -> bool:

@@ -270,6 +270,18 @@ class JobHandle:
         root = await core.backend.files(state, node)
         return await asyncio.to_thread(lambda: sorted(path for path in root.rglob("*") if path.is_file()))
 
+    async def checkpoint(self) -> Path:
+        """What the job's code knows as `kfasync.checkpoint_dir`, as a directory that this process can read.
+
+        Raises:
+            UnsupportedError: Jobs of this place have no such directory.
+
+        Example:
+            >>> model = torch.load(await handle.checkpoint() / "model.pt")  # doctest: +SKIP
+        """
+        core = await self._ready()
+        return await core.backend.checkpoint(await core.known(self._uid, self._name))
+
 
 class _End:
     """Tells a log stream that the job has ended; a listener of the tail."""

@@ -24,7 +24,8 @@ _SET_BY_TORCHRUN_TRAINER_AND_US = (
     "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK GROUP_WORLD_SIZE ROLE_RANK ROLE_WORLD_SIZE ROLE_NAME "
     "MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT TORCHELASTIC_MAX_RESTARTS "
     "TORCHELASTIC_USE_AGENT_STORE TORCHELASTIC_ERROR_FILE PET_NNODES PET_NPROC_PER_NODE PET_NODE_RANK PET_MASTER_ADDR "
-    "PET_MASTER_PORT KFASYNC_JOB_NAME KFASYNC_JOB_UID KFASYNC_ATTEMPT KFASYNC_REPORT_FILE KFASYNC_STOP_FILE"
+    "PET_MASTER_PORT KFASYNC_JOB_NAME KFASYNC_JOB_UID KFASYNC_ATTEMPT KFASYNC_REPORT_FILE KFASYNC_STOP_FILE "
+    "KFASYNC_CHECKPOINT_DIR"
 )
 #: Variables that every place sets for each rank, so that the same code runs on all of them; a job's own values for
 #: these are ignored.
@@ -214,6 +215,7 @@ class JobSpec:
         grace: Seconds between SIGTERM and SIGKILL.
         strict: Whether a missing GPU is an error instead of a warning.
         payload_digest: Hex digest of the payload's content.
+        checkpoint_from: Name of the job that this one starts with a copy of the checkpoint directory of.
         extra: The Kubernetes-shaped job_spec that options wrote into, beyond what the fields above hold.
     """
 
@@ -240,10 +242,13 @@ class JobSpec:
     grace: float = 10.0
     strict: bool = False
     payload_digest: str = ""
+    checkpoint_from: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.checkpoint_from is not None and check_name(self.checkpoint_from) == self.name:
+            raise InvalidSpecError(f"checkpoint_from={self.name!r} is the job itself: name another one")
         _check_count("num_nodes", self.num_nodes)
         if self.num_proc_per_node is not None:
             _check_count("num_proc_per_node", self.num_proc_per_node)

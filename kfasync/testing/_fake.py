@@ -70,6 +70,8 @@ class FakeBackend(Backend):
         >>> await fake.advance(60)  # doctest: +SKIP
     """
 
+    checkpoints = True
+
     def __init__(self, config: FakeBackendConfig | FakeWorld | None = None) -> None:
         if isinstance(config, FakeWorld):
             config = FakeBackendConfig(config)
@@ -149,6 +151,12 @@ class FakeBackend(Backend):
         if found is None:
             raise ResultError(f"the place no longer has job {job.name!r}")
         return found.directory(node)
+
+    async def checkpoint(self, job: JobState) -> Path:
+        found = self.world.job(job.uid)
+        if found is None:
+            raise ResultError(f"the place no longer has job {job.name!r}")
+        return found.checkpoint
 
     async def runtimes(self) -> list[Runtime]:
         return builtin_runtimes()

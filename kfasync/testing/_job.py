@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import shutil
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ class _World(Protocol):
     def deliver(self, event: Event) -> None: ...
     def notify(self) -> None: ...
     def expire(self, uid: str) -> None: ...
+    def named(self, name: str) -> FakeJob | None: ...
 
 
 class FakeJob:
@@ -155,11 +157,32 @@ class FakeJob:
 
     def directory(self, node: int) -> Path:
         """The working directory of a node; made when it is first asked for."""
+        return self._directory(f"node-{node}")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint directory; made when it is first asked for."""
+        return self._directory("checkpoint")
+
+    def _directory(self, name: str) -> Path:
         if self.world.files is None:
             raise UnsupportedError("this fake place has no files: give FakeWorld a directory")
-        path = self.world.files / self.uid / f"node-{node}"
+        path = self.world.files / self.uid / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def _no_checkpoint(self) -> str:
+        """Take the checkpoint that the job goes on from, once; says what is in the way."""
+        name = self.spec.checkpoint_from
+        if name is None or self.world.files is None or any(self.checkpoint.iterdir()):
+            return ""
+        source = self.world.named(name)
+        if source is None or not source.ended:
+            return f"checkpoint_from={name!r}: that job is not there, or has not ended"
+        if not any(source.checkpoint.iterdir()):
+            return f"checkpoint_from={name!r}: that job left no checkpoint"
+        shutil.copytree(source.checkpoint, self.checkpoint, symlinks=True, dirs_exist_ok=True)
+        return ""
 
     def _written(self, rank: FakeRank, stream: str) -> int:
         for line in reversed(self.lines):
@@ -168,6 +191,9 @@ class FakeJob:
         return 0
 
     def _start(self) -> None:
+        if missing := self._no_checkpoint():
+            self._end(JobFailed, "Failed", reason="NoCheckpoint", message=missing)
+            return
         per_node = self.spec.num_proc_per_node or 1
         for node in range(self.spec.num_nodes):
             self._emit(StepChanged, step=f"node-{node}", status="Running", host=f"{self.spec.name}-node-{node}")

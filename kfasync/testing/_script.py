@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -151,6 +152,10 @@ class FakeRank:
         """Write a file into the node's working directory."""
         path = self._job.directory(self.node) / name
         path.write_text(text)
+
+    def checkpoint_dir(self) -> Path:
+        """What `kfasync.checkpoint_dir` does."""
+        return self._job.checkpoint
 
     def _report(self, record: dict[str, Any]) -> None:
         self._job.output(self, "report", json.dumps({"t": self._job.world.clock.time(), **record}))

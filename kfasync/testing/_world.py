@@ -62,6 +62,10 @@ class FakeWorld:
         """The job that has this identity, unless it was deleted."""
         return self._jobs.get(uid)
 
+    def named(self, name: str) -> FakeJob | None:
+        """The job that has this name."""
+        return next((job for job in self._jobs.values() if job.spec.name == name), None)
+
     def jobs(self) -> list[FakeJob]:
         """Every job of the place, in order of creation."""
         return list(self._jobs.values())
@@ -75,7 +79,7 @@ class FakeWorld:
         if submission.uid in self._jobs:
             return
         name = submission.spec.name
-        if any(job.spec.name == name for job in self._jobs.values()):
+        if self.named(name) is not None:
             raise JobExistsError(name, self.place)
         script, kwargs = self._script_of(name, submission.payload)
         job = FakeJob(self, submission, script, kwargs)

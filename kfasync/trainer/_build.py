@@ -58,6 +58,7 @@ class TrainKeywords(TypedDict, total=False):
         restart_policy: What to do when the group fails.
         grace: Seconds between SIGTERM and SIGKILL; by default KFASYNC_GRACE.
         strict: Whether a GPU that the place lacks is an error; by default a warning.
+        checkpoint_from: Name of a job that has ended; what it left in `kfasync.checkpoint_dir` is there at the start.
     """
 
     name: str | None
@@ -80,6 +81,7 @@ class TrainKeywords(TypedDict, total=False):
     restart_policy: RestartPolicy | None
     grace: float | None
     strict: bool | None
+    checkpoint_from: str | None
 
 
 #: What users of other launchers write, for the hint.
@@ -91,6 +93,7 @@ _ALIASES = {
     "requirements": "packages_to_install",
     "timeout": "active_deadline",
     "max_restarts": "restart_policy",
+    "resume_from": "checkpoint_from",
 }
 #: Fields that a trainer and a keyword can both give.
 _SHARED = ("num_nodes", "resources_per_node", "env", "image", "func_args", "packages_to_install", "pip_index_urls")
@@ -159,6 +162,7 @@ def build(
         grace=_seconds("grace", given.get("grace", grace)),
         strict=bool(given.get("strict", strict)),
         payload_digest=payload.digest,
+        checkpoint_from=_text("checkpoint_from", given.get("checkpoint_from")),
         **fields,
     )
     return Plan(spec=spec, payload=payload, secrets=_secrets(env))

@@ -355,3 +355,7 @@ class JobHandle:
     def files(self, node: int = 0) -> list[Path]:
         """The files that the job left in one node's working directory."""
         return self._run(lambda handle: handle.files(node))
+
+    def checkpoint(self) -> Path:
+        """What the job's code knows as `kfasync.checkpoint_dir`, as a directory that this process can read."""
+        return self._run(lambda handle: handle.checkpoint())

@@ -6,9 +6,19 @@ are. Whatever is slow to import is imported where it is used, because a rank pay
 
 from __future__ import annotations
 
+from ._checkpoint import checkpoint_dir
 from ._report import MARK, progress, report
 from ._run import PROTOCOL, run_rank
 from ._status import update_trainjob_status
 from ._stop import should_stop
 
-__all__ = ["MARK", "PROTOCOL", "progress", "report", "run_rank", "should_stop", "update_trainjob_status"]
+__all__ = [
+    "MARK",
+    "PROTOCOL",
+    "checkpoint_dir",
+    "progress",
+    "report",
+    "run_rank",
+    "should_stop",
+    "update_trainjob_status",
+]

@@ -47,6 +47,7 @@ class LocalBackend(Backend):
     """
 
     journals = True
+    checkpoints = True
 
     def __init__(self, config: LocalProcessBackendConfig) -> None:
         self._config = config
@@ -218,6 +219,9 @@ class LocalBackend(Backend):
 
     async def files(self, job: JobState, node: int) -> Path:
         return self._home.job(job.uid).work(node)
+
+    async def checkpoint(self, job: JobState) -> Path:
+        return self._home.job(job.uid).checkpoint
 
     async def runtimes(self) -> list[Runtime]:
         from kfasync.jobs import builtin_runtimes

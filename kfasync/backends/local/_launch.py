@@ -126,6 +126,7 @@ def rank_environment(
         "KFASYNC_ATTEMPT": attempt,
         "KFASYNC_REPORT_FILE": f"{files}report",
         "KFASYNC_STOP_FILE": f"{files}stop",
+        "KFASYNC_CHECKPOINT_DIR": directory.checkpoint,
     }
     if devices:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

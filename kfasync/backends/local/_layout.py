@@ -97,6 +97,11 @@ class JobDir:
     def work(self, node: int) -> Path:
         return self.root / f"node-{node}"
 
+    @property
+    def checkpoint(self) -> Path:
+        """What the job's code knows as `kfasync.checkpoint_dir`; there when its first rank starts, and for good."""
+        return self.root / "checkpoint"
+
     def attempt(self, attempt: int) -> Path:
         return self.root / f"attempt-{attempt}"
 

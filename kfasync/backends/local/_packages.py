@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from kfasync.backends.local import _pipconfig
@@ -39,6 +40,8 @@ _FOREIGN |= {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_USER", "
 
 class InstallError(BackendError):
     """The packages of a job can't be installed; the message is the installer's own."""
+
+    reason: ClassVar[str] = "InstallFailed"
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ async def empty(home: Home, job: JobDir) -> bool:
     """
     if shutil.disk_usage(home.root).free >= _SIZE:
         return False
-    for node in job.root.glob("node-*"):
-        await asyncio.to_thread(shutil.rmtree, node, True)
+    for path in (*job.root.glob("node-*"), job.checkpoint):
+        await asyncio.to_thread(shutil.rmtree, path, True)
     # Its ranks may hold these open, so that removing them would free nothing.
     for path in job.root.glob("attempt-*/rank-*.std*"):
         with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kfasync import events, log
 from kfasync.backends.local._claims import read_launched, write_launched
 from kfasync.backends.local._gang import UNKILLABLE_AFTER, Command, Exit, Gang, Kill, Outcome, StartTimer, Terminate
+from kfasync.backends.local._handover import provide_checkpoint
 from kfasync.backends.local._launch import (
     Launch,
     Rendezvous,
@@ -26,7 +27,6 @@ from kfasync.backends.local._launch import (
 )
 from kfasync.backends.local._layout import JobDir
 from kfasync.backends.local._logs import last_lines
-from kfasync.backends.local._packages import InstallError
 from kfasync.backends.local._ranks import RankProcess, read_exit_record
 from kfasync.backends.local._zygotes import Child, ZygoteKey, import_environment
 from kfasync.errors import BackendError
@@ -123,11 +123,9 @@ class Runner:
                     outcome = await self._attempt(adopted)
                 except _Stopped:
                     outcome = Outcome("stopped", self._stop.result())
-                except InstallError as error:
-                    await self._record(self.event(events.JobFailed, reason="InstallFailed", message=str(error)))
-                    return
                 except BackendError as error:
-                    await self._record(self.event(events.JobFailed, reason="Error", message=str(error)))
+                    reason = getattr(error, "reason", "Error")
+                    await self._record(self.event(events.JobFailed, reason=reason, message=str(error)))
                     return
                 adopted = None
                 if not await self._restart(outcome):
@@ -157,6 +155,8 @@ class Runner:
             if adopted is not None:
                 return await self._take_over(adopted)
             self.python = python = await self._unless_stopped(self._install(launch))
+            # Before there is a place for it: a copy may take long, and the place is for what runs.
+            await provide_checkpoint(self._host.home, self._host.journal, self.spec, self.directory, self._stop)
             grant = await self._unless_stopped(self._host.admit(self))
             with contextlib.closing(Rendezvous()) as rendezvous:
                 return await self._supervise(await self._launch(launch, python, grant, rendezvous.port))

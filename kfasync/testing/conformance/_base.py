@@ -30,6 +30,7 @@ CAPABILITIES: Final[Mapping[str, str]] = {
     "unstartable": "a job can be submitted that will not start",
     "suspend": "jobs can be suspended and resumed",
     "files": "the working directory can be read",
+    "checkpoints": "a job has a checkpoint directory and can start with a copy of another one's",
 }
 
 _P = ParamSpec("_P")

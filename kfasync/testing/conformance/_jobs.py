@@ -361,3 +361,29 @@ def print_many(count: int) -> None:
     """Print numbered lines."""
     for number in range(count):
         print(f"line {number}")
+
+
+def _fake_add_word(rank: FakeRank, word: str, fail_first: bool = False) -> str:
+    with open(rank.checkpoint_dir() / "words", "a+") as file:
+        file.write(f" {word}")
+        file.seek(0)
+        words = file.read().split()
+    if fail_first and rank.attempt == 1:
+        raise RuntimeError("the first attempt fails")
+    return " ".join(words)
+
+
+@plays(_fake_add_word)
+def add_word(word: str, fail_first: bool = False) -> str:
+    """Write a word behind those in the checkpoint, in place, and return all of them; then fail, the first time."""
+    import os
+
+    import kfasync
+
+    with open(kfasync.checkpoint_dir() / "words", "a+") as file:
+        file.write(f" {word}")
+        file.seek(0)
+        words = file.read().split()
+    if fail_first and os.environ["KFASYNC_ATTEMPT"] == "1":
+        raise RuntimeError("the first attempt fails")
+    return " ".join(words)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-_PARTS = ("_submit", "_wait", "_logs", "_metrics", "_control", "_clients", "_payload")
+_PARTS = ("_submit", "_wait", "_logs", "_metrics", "_control", "_clients", "_payload", "_checkpoints")
 # So that a failing assertion of the suite shows its values, as one of the user's own tests does.
 pytest.register_assert_rewrite(*(f"kfasync.testing.conformance.{part}" for part in _PARTS))
 
+from kfasync.testing.conformance._checkpoints import CheckpointTests  # noqa: E402
 from kfasync.testing.conformance._clients import ClientTests  # noqa: E402
 from kfasync.testing.conformance._control import ControlTests  # noqa: E402
 from kfasync.testing.conformance._logs import LogTests  # noqa: E402
@@ -20,7 +21,9 @@ __all__ = ["BackendConformance"]
 
 
 @pytest.mark.anyio
-class BackendConformance(SubmitTests, WaitTests, LogTests, MetricTests, ControlTests, ClientTests, PayloadTests):
+class BackendConformance(
+    SubmitTests, WaitTests, LogTests, MetricTests, ControlTests, ClientTests, PayloadTests, CheckpointTests
+):
     """Every guarantee that a backend gives, tested through `kfasync.trainer.AsyncTrainerClient`.
 
     Subclass it in a test module, define ``config()``, and declare in ``missing`` what the place can't do. The tests

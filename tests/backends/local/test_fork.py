@@ -87,7 +87,7 @@ def probe(torch: bool) -> dict[str, Any]:
 def _comparable(seen: dict[str, Any], directory: Path) -> dict[str, Any]:
     """Without what must differ between two jobs: their names, directories, ports and random numbers."""
     own = {"KFASYNC_JOB_NAME", "KFASYNC_JOB_UID", "KFASYNC_REPORT_FILE", "KFASYNC_STOP_FILE", "MASTER_PORT"}
-    own |= {"PET_MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE"}
+    own |= {"KFASYNC_CHECKPOINT_DIR", "PET_MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE"}
     own |= {"KUBEFLOW_TRAINER_SERVER_URL", "KUBEFLOW_TRAINER_SERVER_TOKEN"}
     environ = {k: v for k, v in seen["environ"].items() if k not in own}
     root = str(directory.parent)
