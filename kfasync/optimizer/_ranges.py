@@ -200,6 +200,10 @@ class NormalSearchSpace(ParameterSpec):
         """The share of the distribution below a value: the inverse of `at`."""
         return NormalDist(self.mean, self.std).cdf(value)
 
+    def moved(self, value: float, deviations: float) -> float:
+        """The value so many standard deviations away from another one."""
+        return value + deviations * self.std
+
     def accept(self, value: Any, name: str) -> float:
         return real(value, f"parameter {name!r}")
 
@@ -225,6 +229,9 @@ class LogNormalSearchSpace(NormalSearchSpace):
 
     def position(self, value: float) -> float:
         return super().position(math.log(value))
+
+    def moved(self, value: float, deviations: float) -> float:
+        return value * math.exp(deviations * self.std)
 
     def accept(self, value: Any, name: str) -> float:
         number = real(value, f"parameter {name!r}")
