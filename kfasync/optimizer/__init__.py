@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kfasync.jobs._trainers import TrainJobTemplate
     from kfasync.optimizer._algorithms import (
         NSGAII,
+        PBT,
         TPE,
         Algorithm,
         CmaEs,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ASHA",
     "NSGAII",
+    "PBT",
     "TPE",
     "Algorithm",
     "AskTellStudy",
@@ -82,7 +84,7 @@ __all__ = [
 _NAMES = {
     "kfasync.backends.kubernetes._config": "KubernetesBackendConfig",
     "kfasync.jobs._trainers": "TrainJobTemplate",
-    "kfasync.optimizer._algorithms": "NSGAII TPE Algorithm CmaEs GaussianProcess GridSearch RandomSearch Sobol",
+    "kfasync.optimizer._algorithms": "NSGAII PBT TPE Algorithm CmaEs GaussianProcess GridSearch RandomSearch Sobol",
     "kfasync.optimizer._objective": "Direction Objective TrialConfig",
     "kfasync.optimizer._parameter": "CategoricalSearchSpace Condition",
     "kfasync.optimizer._ranges": (

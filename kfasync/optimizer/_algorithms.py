@@ -6,7 +6,7 @@ Options and their defaults are Optuna 5's; `random_state` is its seed, under Kub
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from kfasync.optimizer._checks import flag, real, whole
 __all__ = [
     "ALGORITHM_REGISTRY",
     "NSGAII",
+    "PBT",
     "TPE",
     "Algorithm",
     "CmaEs",
@@ -35,6 +36,9 @@ class Algorithm:
     _name: ClassVar[str]
     #: Whether it can weigh several objectives against each other.
     several_objectives: ClassVar[bool] = True
+    #: Whether a trial goes on from the checkpoint of one that has ended. Then its parameters depend on what has ended,
+    #: they are not asked for ahead of need, and its result is the latest value, for that is the checkpoint's.
+    hands_on: ClassVar[bool] = False
     random_state: int | None
 
     @property
@@ -236,6 +240,71 @@ class NSGAII(Algorithm):
             self._share(name)
 
 
+@dataclass
+class PBT(Algorithm):
+    """Population based training (Jaderberg et al. 2017): hyperparameters that change while models are trained.
+
+    A population of models is trained side by side. Each trial trains one of them, a *member*, for a while, and leaves
+    a checkpoint. The first ``population_size`` trials are drawn at random. After that a trial is a member's next
+    stretch: it starts with a copy of the member's checkpoint and with its parameters. But a member whose result is
+    among the worst gives its model up: it takes the checkpoint and the parameters of one of the best, and changes each
+    of these: draws it anew with ``resample_probability``, else multiplies it by one of ``factors`` (a choice moves to a
+    neighbour). So does a member whose trial failed.
+
+    Members don't wait for each other. A result is compared with what the others had achieved when they had been
+    trained as long, so that a member is not given up because it is behind; what it takes is the best there is now.
+
+    The training code of a trial loads what it finds in `kfasync.checkpoint_dir`, trains for a fixed stretch, saves
+    there, and reports the objective; its latest value counts. Save everything that training needs to go on: weights,
+    the optimizer's state, the step. Load first and apply the trial's parameters then, for they may have changed. A
+    trial that saves nothing has failed. Checkpoints are kept until their jobs are deleted.
+
+    For one objective, without conditional parameters and without an early stopping rule: PBT itself ends what is bad.
+
+    Attributes:
+        random_state: Seed. It decides each trial's chances by its number; which members have ended when it starts
+            depends on time as well, unless one trial runs at once.
+        population_size: Models that are trained, 2 or more: at least ``parallel_trials``, less than ``num_trials``.
+        quantile: Share of the members that counts as the best, and as the worst: above 0, at most 0.5.
+        factors: What a parameter is multiplied by, one of these at random.
+        resample_probability: Chance that a parameter is drawn anew instead.
+
+    Example:
+        >>> import kfasync
+        >>> def train(lr: float) -> None:
+        ...     saved = kfasync.checkpoint_dir() / "state.json"
+        ...     state = json.loads(saved.read_text()) if saved.exists() else {"epoch": 0, "weight": 1.0}
+        ...     for _ in range(5):
+        ...         state = train_one_epoch(state, lr)
+        ...     saved.write_text(json.dumps(state))
+        ...     kfasync.report(epoch=state["epoch"], loss=loss_of(state))
+        >>> algorithm = PBT(population_size=8, random_state=1)
+    """
+
+    _name = "pbt"
+    several_objectives = False
+    hands_on = True
+
+    random_state: int | None = None
+    population_size: int = 10
+    quantile: float = 0.2
+    factors: tuple[float, ...] = (0.8, 1.2)
+    resample_probability: float = 0.25
+
+    def _check(self) -> None:
+        super()._check()
+        self._whole("population_size", 2)
+        self._share("resample_probability")
+        self.quantile = real(self.quantile, "PBT: quantile", least=0.0, most=0.5)
+        if not self.quantile:
+            raise InvalidSpecError("PBT: quantile must be above 0: with none of the worst, nothing is ever given up")
+        if isinstance(self.factors, str | Mapping) or not isinstance(self.factors, Sequence) or not self.factors:
+            raise InvalidSpecError(f"PBT: factors must list numbers such as 0.8 and 1.2, not {self.factors!r}")
+        self.factors = tuple(real(factor, "PBT: factors") for factor in self.factors)
+        if not all(factor > 0 and factor != 1 for factor in self.factors):
+            raise InvalidSpecError(f"PBT: factors are above 0 and not 1, which changes nothing; not {self.factors}")
+
+
 ALGORITHM_REGISTRY: Mapping[str, type[Algorithm]] = {
-    cls._name: cls for cls in (GridSearch, RandomSearch, TPE, CmaEs, GaussianProcess, Sobol, NSGAII)
+    cls._name: cls for cls in (GridSearch, RandomSearch, TPE, CmaEs, GaussianProcess, Sobol, NSGAII, PBT)
 }

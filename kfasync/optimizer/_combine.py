@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Sequence
 
 from kfasync.errors import InvalidSpecError
-from kfasync.optimizer._algorithms import Algorithm, GaussianProcess, GridSearch
-from kfasync.optimizer._objective import Objective
+from kfasync.optimizer._algorithms import PBT, Algorithm, GaussianProcess, GridSearch
+from kfasync.optimizer._objective import Objective, TrialConfig
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import EarlyStopping
 
-__all__ = ["check_search"]
+__all__ = ["check_population", "check_search"]
 
 _LARGEST_AXIS = 100_000
 
@@ -23,7 +23,8 @@ def check_search(
 
     Raises:
         InvalidSpecError: No objective, or one twice; several with an algorithm or a rule for one; a grid over a
-            continuous parameter; more steps than GaussianProcess can hold; or not an algorithm at all.
+            continuous parameter; more steps than GaussianProcess can hold; PBT with a conditional parameter or an
+            early stopping rule; or not an algorithm at all.
     """
     if not isinstance(algorithm, Algorithm):
         raise InvalidSpecError(f"{algorithm!r} is no algorithm: use RandomSearch(), TPE(), … of kfasync.optimizer")
@@ -42,6 +43,52 @@ def check_search(
         space.grid()
     if isinstance(algorithm, GaussianProcess):
         _check_axes(space)
+    if isinstance(algorithm, PBT):
+        _check_members(space, stopping)
+
+
+def check_population(algorithm: Algorithm, config: TrialConfig, points: int) -> None:
+    """Raise where a population can't be trained with so many trials; nothing happens to other algorithms.
+
+    Args:
+        algorithm: The algorithm.
+        config: The study's trials.
+        points: Points that the user wants tried first.
+
+    Raises:
+        InvalidSpecError: No trial is left to go on from another, some would never find a member that is free, or a
+            point would have no member to begin with.
+    """
+    if not isinstance(algorithm, PBT):
+        return
+    size = algorithm.population_size
+    if config.num_trials <= size:
+        raise InvalidSpecError(
+            f"num_trials={config.num_trials} is not more than PBT's population_size={size}: every trial would be the "
+            "first of its member; allow several for each"
+        )
+    if config.parallel_trials > size:
+        raise InvalidSpecError(
+            f"parallel_trials={config.parallel_trials} is more than PBT's population_size={size}: a member is trained "
+            "by one trial at a time"
+        )
+    if points > size:
+        raise InvalidSpecError(f"enqueue has {points} points, and PBT only population_size={size} members to begin")
+
+
+def _check_members(space: SearchSpace, stopping: EarlyStopping | None) -> None:
+    """Trials of PBT go on from each other: they need the same parameters, and to come to their ends."""
+    for name, spec in space.parameters.items():
+        if spec.conditions:
+            raise InvalidSpecError(
+                f"parameter {name!r} is conditional, and PBT changes the parameters of a model in training, which has "
+                "all of them: search it without .when(), or use another algorithm"
+            )
+    if stopping is not None:
+        raise InvalidSpecError(
+            f"early_stopping={type(stopping).__name__} ends trials that would leave no checkpoint, and PBT gives bad "
+            "ones up by itself: leave it out"
+        )
 
 
 def _check_axes(space: SearchSpace) -> None:

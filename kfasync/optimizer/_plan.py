@@ -9,7 +9,7 @@ from typing import Any, Required, Self, TypedDict, TypeVar
 
 from kfasync.errors import InvalidSpecError
 from kfasync.optimizer._algorithms import Algorithm, RandomSearch
-from kfasync.optimizer._combine import check_search
+from kfasync.optimizer._combine import check_population, check_search
 from kfasync.optimizer._objective import Objective, TrialConfig
 from kfasync.optimizer._parameter import ParameterSpec
 from kfasync.optimizer._sampler import Sampler
@@ -90,6 +90,8 @@ class StudyPlan:
         chosen = RandomSearch() if algorithm is None else algorithm
         check_search(space, goals, chosen, stopping)
         limits = _instance(config, TrialConfig, "trial_config")
+        points = _points(space, enqueued, limits)
+        check_population(chosen, limits, len(points))
         return cls(
             space=space,
             objectives=goals,
@@ -97,7 +99,7 @@ class StudyPlan:
             config=limits,
             stopping=stopping,
             rules=_instance(rules, StopRules, "stop"),
-            enqueued=_points(space, enqueued, limits),
+            enqueued=points,
         )
 
     @property

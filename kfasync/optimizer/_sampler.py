@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from kfasync.errors import MissingExtraError, TransitionError
+from kfasync.errors import InvalidSpecError, MissingExtraError, TransitionError
 from kfasync.optimizer._algorithms import Algorithm, GridSearch
 from kfasync.optimizer._checks import LARGEST
 from kfasync.optimizer._combine import check_search
@@ -32,6 +32,9 @@ class AskTell(Protocol):
     def ask(self, number: int, given: Mapping[str, Any] | None = None) -> dict[str, Value] | None:
         """The parameters of a new trial; None when there is nothing left to try."""
 
+    def parent(self, number: int) -> int | None:
+        """The trial whose checkpoint a trial starts with; None for one that starts from nothing."""
+
     def report(self, number: int, step: float, value: float) -> None:
         """A running trial's first objective at a step."""
 
@@ -40,6 +43,21 @@ class AskTell(Protocol):
 
     def tell(self, number: int, values: Mapping[str, float] | None, state: TrialState | str) -> TrialState:
         """How a trial ended; returns the state that counts."""
+
+    def add(
+        self,
+        number: int,
+        parameters: Mapping[str, Value],
+        state: TrialState | str = ...,
+        values: Mapping[str, float] | None = ...,
+        *,
+        reports: Iterable[tuple[float, float]] = ...,
+        notes: Mapping[str, Any] | None = ...,
+    ) -> TrialState:
+        """Take up a trial that exists already, after a resume; returns the state that counts."""
+
+    def notes(self, number: int) -> dict[str, Any]:
+        """What to keep beside a trial for `add`, as JSON values."""
 
 
 class Sampler:
@@ -66,7 +84,7 @@ class Sampler:
         name: Name of the study; Hyperband assigns trials to brackets by it.
 
     Raises:
-        InvalidSpecError: As `check_search`.
+        InvalidSpecError: As `check_search`; or PBT, which is a search of its own.
         MissingExtraError: Optuna, or a library that the algorithm needs, is not installed.
 
     Example:
@@ -88,6 +106,8 @@ class Sampler:
         name: str = "kfasync",
     ) -> None:
         check_search(space, objectives, algorithm, stopping)
+        if algorithm.hands_on:
+            raise InvalidSpecError(f"{type(algorithm).__name__} hands checkpoints from job to job: use optimize()")
         try:
             from kfasync.optimizer import _optuna
         except ModuleNotFoundError as error:
@@ -135,6 +155,10 @@ class Sampler:
             point = self._fed.suggest(fixed)
             self._taken.add(tuple(point.items()))
             return point
+
+    def parent(self, number: int) -> int | None:
+        """None: no algorithm here hands checkpoints on."""
+        return None
 
     def report(self, number: int, step: float, value: float) -> None:
         """Note a running trial's first objective at a step, for the early stopping rule.

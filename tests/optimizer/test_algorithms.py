@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 from typing import Any
 
 import optuna
 import pytest
 
 from kfasync.errors import InvalidSpecError
-from kfasync.optimizer import NSGAII, TPE, Algorithm, CmaEs, GaussianProcess, GridSearch, RandomSearch, Sobol
+from kfasync.optimizer import NSGAII, PBT, TPE, Algorithm, CmaEs, GaussianProcess, GridSearch, RandomSearch, Sobol
 from kfasync.optimizer._algorithms import ALGORITHM_REGISTRY
 
 OTHERS = [
@@ -21,6 +22,7 @@ OTHERS = [
     GaussianProcess(deterministic_objective=True),
     Sobol(scramble=True),
     NSGAII(population_size=4, mutation_prob=0.1),
+    PBT(3, population_size=4, quantile=0.5, factors=[0.5, 2]),  # type: ignore[arg-type]
 ]
 
 
@@ -33,7 +35,7 @@ def test_an_algorithm_survives_json(algorithm: Algorithm) -> None:
 
 def test_names_are_those_of_kubeflow_and_katib() -> None:
     assert (GridSearch().algorithm_name, RandomSearch().algorithm_name) == ("grid", "random")
-    assert set(ALGORITHM_REGISTRY) >= {"grid", "random", "tpe", "cmaes", "bayesianoptimization", "sobol"}
+    assert set(ALGORITHM_REGISTRY) >= {"grid", "random", "tpe", "cmaes", "bayesianoptimization", "sobol", "pbt"}
     assert [f.name for f in dataclasses.fields(RandomSearch)] == ["random_state"]
 
 
@@ -72,6 +74,16 @@ def test_options_have_optunas_names_and_defaults(ours: type[Algorithm], theirs: 
         (NSGAII, {"population_size": 1}, "population_size"),
         (NSGAII, {"crossover_prob": 1.5}, "crossover_prob"),
         (NSGAII, {"mutation_prob": -0.5}, "mutation_prob"),
+        (PBT, {"population_size": 1}, "population_size"),
+        (PBT, {"quantile": 0}, "quantile"),
+        (PBT, {"quantile": 0.6}, "quantile"),
+        (PBT, {"factors": 0.8}, "factors"),
+        (PBT, {"factors": "0.8"}, "factors"),
+        (PBT, {"factors": ()}, "factors"),
+        (PBT, {"factors": (1.0,)}, "factors"),
+        (PBT, {"factors": (-0.8,)}, "factors"),
+        (PBT, {"factors": (0.8, math.inf)}, "factors"),
+        (PBT, {"resample_probability": 1.1}, "resample_probability"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(algorithm: Any, options: Any, named: str) -> None:
@@ -80,5 +92,5 @@ def test_a_wrong_option_is_refused_by_name(algorithm: Any, options: Any, named: 
 
 
 def test_an_algorithm_of_a_newer_version_is_named() -> None:
-    with pytest.raises(InvalidSpecError, match="'pbt'"):
-        Algorithm.from_dict({"algorithm": "pbt"})
+    with pytest.raises(InvalidSpecError, match="'newest'"):
+        Algorithm.from_dict({"algorithm": "newest"})
