@@ -312,6 +312,8 @@ class TrialStarted(Event):
         parameters: Hyperparameters by name: numbers, strings, bools or None.
         retry: How often it was started before, for reasons that were not its own.
         notes: What the algorithm noted on the trial and needs again after a restart of the driver, as JSON values.
+        parent: Name of the job whose checkpoint the trial starts with a copy of; empty for one that starts from
+            nothing.
     """
 
     number: int
@@ -319,6 +321,7 @@ class TrialStarted(Event):
     parameters: Mapping[str, Any]
     retry: int = 0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    parent: str = ""
 
     @property
     def key(self) -> str:

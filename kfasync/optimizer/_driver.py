@@ -18,10 +18,12 @@ from typing import Any, NoReturn
 from kfasync.engine import Engine
 from kfasync.errors import MissingExtraError, SupersededError
 from kfasync.events import TrialEnded, TrialStarted
+from kfasync.optimizer._algorithms import PBT
 from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._order import Order
-from kfasync.optimizer._sampler import Sampler
-from kfasync.optimizer._study import INFRASTRUCTURE, TrialRecord, Verdict, objective_values
+from kfasync.optimizer._pbt import Population
+from kfasync.optimizer._sampler import AskTell, Sampler
+from kfasync.optimizer._study import INFRASTRUCTURE, TrialRecord, Verdict
 from kfasync.optimizer._trials import Ending, Trials
 from kfasync.trainer import AsyncTrainerClient, LocalProcessBackendConfig
 
@@ -89,7 +91,7 @@ class Driver:
         self._name = name
         self._attempt = attempt
         self._study = order.study()
-        self._sampler = Sampler(order.space, order.objectives, order.algorithm, order.stopping, name=name)
+        self._sampler = _search(order, name)
         self._trials = Trials(order, place, name, self._judge)
         self._changed = asyncio.Event()
         self._ahead: asyncio.Task[dict[str, Any] | None] | None = None
@@ -185,10 +187,12 @@ class Driver:
 
     def _suggested(self) -> bool:
         """Whether the next trial's parameters are there. They are asked for ahead of need, so that a free slot does not
-        wait for the algorithm; not with one trial at a time, which shall know of every one before it.
+        wait for the algorithm; not with one trial at a time, which shall know of every one before it, and not where a
+        trial goes on from one that must have ended.
         """
         number, config = self._study.next_number, self._order.config
-        wanted = config.parallel_trials > 1 or self._study.room > 0
+        ahead = config.parallel_trials > 1 and not self._order.algorithm.hands_on
+        wanted = ahead or self._study.room > 0
         if self._ahead is None and wanted and number < config.num_trials and not self._study.stopping:
             self._ahead = asyncio.create_task(asyncio.to_thread(self._sampler.ask, number, self._order.given(number)))
             self._ahead.add_done_callback(lambda _: self._changed.set())
@@ -202,9 +206,16 @@ class Driver:
         if parameters is None:
             self._stop("Exhausted")
             return
-        trial, notes = f"{self._name}-{number}", self._sampler.notes(number)
+        trial, parent = f"{self._name}-{number}", self._sampler.parent(number)
         await self._record(
-            TrialStarted(**self._header(), number=number, trial=trial, parameters=parameters, notes=notes)
+            TrialStarted(
+                **self._header(),
+                number=number,
+                trial=trial,
+                parameters=parameters,
+                notes=self._sampler.notes(number),
+                parent="" if parent is None else self._study.trials[parent].name,
+            )
         )
         self._set_timer()
         self._tasks.create_task(self._follow(self._study.trials[number]))
@@ -248,6 +259,7 @@ class Driver:
                 parameters=trial.parameters,
                 retry=retry,
                 notes=trial.notes,
+                parent=trial.parent,
             )
         )
         return self._study.trials[trial.number]
@@ -258,7 +270,7 @@ class Driver:
 
     async def _conclude(self, trial: TrialRecord, ending: Ending) -> None:
         number = trial.number
-        await asyncio.to_thread(self._sampler.tell, number, self._values(ending.metrics), ending.outcome)
+        await asyncio.to_thread(self._sampler.tell, number, self._order.learned(ending.metrics), ending.outcome)
         # What the early stopping rule noted while the trial ran; the algorithm's own notes came with its start.
         noted = {key: value for key, value in self._sampler.notes(number).items() if key not in trial.notes}
         ended = TrialEnded(
@@ -272,5 +284,8 @@ class Driver:
         )
         await self._record(ended)
 
-    def _values(self, metrics: Any) -> dict[str, float]:
-        return objective_values(self._order.objectives, metrics)
+
+def _search(order: Order, name: str) -> AskTell:
+    if isinstance(order.algorithm, PBT):
+        return Population(order.space, order.objectives, order.algorithm)
+    return Sampler(order.space, order.objectives, order.algorithm, order.stopping, name=name)

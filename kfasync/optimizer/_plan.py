@@ -12,10 +12,11 @@ from kfasync.optimizer._algorithms import Algorithm, RandomSearch
 from kfasync.optimizer._combine import check_population, check_search
 from kfasync.optimizer._objective import Objective, TrialConfig
 from kfasync.optimizer._parameter import ParameterSpec
-from kfasync.optimizer._sampler import Sampler
+from kfasync.optimizer._sampler import AskTell
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import EarlyStopping
 from kfasync.optimizer._study import StopRules, Study, objective_values
+from kfasync.state._metrics import MetricSummary
 
 __all__ = ["StudyKeywords", "StudyPlan"]
 
@@ -115,7 +116,11 @@ class StudyPlan:
         """The point that was asked for as a trial of this number, in full or in part."""
         return self.enqueued[number] if number < len(self.enqueued) else None
 
-    def recall(self, sampler: Sampler, study: Study, reports: Mapping[int, Sequence[tuple[float, float]]]) -> None:
+    def learned(self, metrics: Mapping[str, MetricSummary]) -> dict[str, float]:
+        """What the algorithm learns of everything that a trial reported."""
+        return objective_values(self.objectives, metrics, latest=self.algorithm.hands_on)
+
+    def recall(self, sampler: AskTell, study: Study, reports: Mapping[int, Sequence[tuple[float, float]]]) -> None:
         """Tell a new sampler of the trials that there are.
 
         Args:
@@ -128,7 +133,7 @@ class StudyPlan:
                 trial.number,
                 trial.parameters,
                 trial.state,
-                objective_values(self.objectives, trial.metrics),
+                self.learned(trial.metrics),
                 reports=reports.get(trial.number, ()),
                 notes=trial.notes,
             )

@@ -62,6 +62,7 @@ class TrialRecord:
         message: What a person needs to know.
         retries: How often it was started again for reasons that were not its own.
         notes: What the algorithm noted on it.
+        parent: Name of the job whose checkpoint it starts with; empty for one that starts from nothing.
         started: Unix time in seconds.
         finished: Unix time in seconds, None while it runs.
     """
@@ -76,6 +77,7 @@ class TrialRecord:
     message: str = ""
     retries: int = 0
     notes: Mapping[str, Any] = field(default_factory=dict)
+    parent: str = ""
     started: float = 0.0
     finished: float | None = None
 
@@ -127,6 +129,7 @@ class Study:
                 parameters=dict(event.parameters),
                 retries=event.retry,
                 notes=event.notes,
+                parent=event.parent,
                 started=old.started if old else event.time,
             )
             self.trials[event.number] = self._running[event.number] = trial
@@ -245,12 +248,15 @@ class Study:
         )
 
 
-def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, MetricSummary]) -> dict[str, float]:
+def objective_values(
+    objectives: Sequence[Objective], metrics: Mapping[str, MetricSummary], *, latest: bool = False
+) -> dict[str, float]:
     """What a trial achieved: the best value of each objective that it reported, as Katib's default strategy takes it.
 
     Args:
         objectives: The objectives.
         metrics: Everything that it reported.
+        latest: Take the latest value instead, that of the checkpoint.
 
     Returns:
         Numbers by metric; an objective that was never reported, or only as nan, is left out.
@@ -258,7 +264,8 @@ def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, Metr
     values = {}
     for objective in objectives:
         if (summary := metrics.get(objective.metric)) is not None:
-            value = summary.min if objective.direction == Direction.MINIMIZE else summary.max
+            best = summary.min if objective.direction == Direction.MINIMIZE else summary.max
+            value = summary.latest if latest else best
             if not math.isnan(value):
                 values[objective.metric] = value
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from kfasync.trainer import AsyncTrainerClient
 __all__ = ["Curve", "Ending", "Trials"]
 
 _EARLY = "stopped early: it could not become the best"
+_UNSAVED = "it saved nothing into kfasync.checkpoint_dir(), and with PBT the next trials go on from there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,7 @@ class Trials:
             self._order.trainer(trial.parameters),
             name=trial.name,
             labels={STUDY_LABEL: self._study},
+            checkpoint_from=trial.parent or None,
         )
 
     async def _follow(self, trial: TrialRecord, handle: JobHandle) -> Ending | None:
@@ -163,7 +166,15 @@ class Trials:
         finally:
             watching.cancel()
             await asyncio.wait([watching])
-        return self._ending(state, dict(await self._place.get_job_metrics(trial.name)))
+        metrics = dict(await self._place.get_job_metrics(trial.name))
+        return self._ending(state, metrics, saved=await self._has_saved(handle, state))
+
+    async def _has_saved(self, handle: JobHandle, state: JobState) -> bool:
+        """Whether a trial from which others are to go on left something for them."""
+        if not self._order.algorithm.hands_on or state.status is not Status.COMPLETE:
+            return True
+        checkpoint = await handle.checkpoint()
+        return bool(await asyncio.to_thread(os.listdir, checkpoint))
 
     async def _over(self, handle: JobHandle) -> JobState:
         """Wait until the job has ended, or is suspended because the study is."""
@@ -201,7 +212,7 @@ class Trials:
             return Ending(outcome=TrialState.PRUNED, reason="Pruned", message=message)
         return Ending(outcome=TrialState.FAILED, reason="Cancelled", message=message)
 
-    def _ending(self, state: JobState, metrics: dict[str, MetricSummary]) -> Ending:
+    def _ending(self, state: JobState, metrics: dict[str, MetricSummary], *, saved: bool) -> Ending:
         outcome, reason, message = TrialState.COMPLETE, state.reason, state.message
         values = objective_values(self._order.objectives, metrics)
         missing = [each.metric for each in self._order.objectives if each.metric not in values]
@@ -210,4 +221,6 @@ class Trials:
             outcome = TrialState.PRUNED if reason == "Pruned" else TrialState.FAILED
         elif missing:
             outcome, reason, message = TrialState.FAILED, "NoMetric", f"it never reported {' and '.join(missing)}"
+        elif not saved:
+            outcome, reason, message = TrialState.FAILED, "NoCheckpoint", _UNSAVED
         return Ending(outcome=outcome, reason=reason, message=message, metrics=metrics)

@@ -49,6 +49,7 @@ class Trial:
         number: Its number in the study, from 0.
         status: ``running``, ``complete``, ``failed`` or ``pruned``.
         reason: Why it failed.
+        parent: The name of the job whose checkpoint it started with; empty where it started from nothing.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Trial:
     number: int = 0
     status: str = "running"
     reason: str = ""
+    parent: str = ""
 
 
 @dataclass
@@ -109,6 +111,7 @@ def trial_of(trial: TrialRecord, job: TrainJob | None = None) -> Trial:
         number=trial.number,
         status=trial.state.value,
         reason=trial.reason,
+        parent=trial.parent,
     )
 
 

@@ -171,9 +171,9 @@ class AsyncTrainerClient:
             strict=bool(getattr(self._config, "strict", False)),
         )
 
-    async def _check(self, template: TrainJobTemplate, name: str) -> None:
+    async def _check(self, template: TrainJobTemplate, **keywords: Unpack[TrainKeywords]) -> None:
         """Raise what `submit` would raise about such a job, before anything is created."""
-        plan = await self._plan(template.runtime, template.initializer, template.trainer, None, {"name": name})
+        plan = await self._plan(template.runtime, template.initializer, template.trainer, None, keywords)
         await self._open().check(plan.spec, plan.payload)
 
     async def attach(self, name: str) -> AsyncJobHandle:

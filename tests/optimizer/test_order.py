@@ -13,6 +13,7 @@ from kfasync.backends.local import LocalProcessBackendConfig
 from kfasync.errors import InvalidSpecError, RuntimeNotFoundError
 from kfasync.optimizer import (
     ASHA,
+    PBT,
     TPE,
     AsyncOptimizerClient,
     CmaEs,
@@ -82,6 +83,13 @@ _BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "enqueue impossible": (lambda: {"enqueue": [{"lr": 2.0}]}, "'lr'"),
     "enqueue is a point": (lambda: {"enqueue": {"lr": 0.5}}, "enqueue"),
     "enqueue too many": (lambda: {"enqueue": [{"lr": 0.5}] * 11}, "enqueue"),
+    "too few trials": (lambda: {"algorithm": PBT(population_size=10)}, "population_size"),
+    "too few members": (lambda: {"algorithm": PBT(population_size=2), "trial_config": TrialConfig(9, 3)},
+                        "parallel_trials"),
+    "too few to begin": (lambda: {"algorithm": PBT(population_size=2), "enqueue": [{"lr": 0.5}] * 3}, "enqueue"),
+    "a conditional member": (lambda: {"algorithm": PBT(population_size=2),
+                                      "search_space": {"lr": _LR.when("size", 1), "size": Search.int(1, 2)}}, "'lr'"),
+    "a member cut short": (lambda: {"algorithm": PBT(population_size=2), "early_stopping": ASHA()}, "ASHA"),
     "no template": (lambda: {"trial_template": train}, "trial_template"),
     "no function": (lambda: {"trial_template": TrainJobTemplate(trainer=CustomTrainerContainer(image="i"))},  # type: ignore[arg-type]
                     "trial_template"),

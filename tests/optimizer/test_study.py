@@ -235,6 +235,11 @@ def test_an_objective_is_the_best_that_was_reported_and_nan_is_none() -> None:
     assert objective_values(_LOSS, {}) == {}
 
 
+def test_the_value_of_a_checkpoint_is_the_latest_one() -> None:
+    assert objective_values(_LOSS, {"loss": MetricSummary(1.0, 9.0, 5.0)}, latest=True) == {"loss": 5.0}
+    assert objective_values(_LOSS, {"loss": MetricSummary(1.0, 9.0, math.nan)}, latest=True) == {}
+
+
 # -------------------------------------------------------------------- retries
 
 
