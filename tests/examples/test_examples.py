@@ -109,3 +109,17 @@ def test_ask_and_tell_goes_on_with_its_study(home: dict[str, str], tmp_path: Pat
     loss = re.search(r"latest=([-+.e\d]+)", line)
     assert loss is not None
     assert float(loss[1]) < 0.1
+
+
+def test_pbt_trains_a_population_whose_best_model_is_older_than_any_trial(home: dict[str, str], tmp_path: Path) -> None:
+    *trials, best = run("pbt.py", home, tmp_path)
+    told = [re.fullmatch(r"(\S+) from (\S+): (\S+)", line) for line in trials]
+    parents = {each[1]: each[2] for each in told if each is not None}
+    assert len(parents) == 16
+    assert [parent == "nothing" for parent in parents.values()] == [True] * 4 + [False] * 12
+    found = re.fullmatch(r"best: (\S+), trained for (\d+) epochs: \[.*\]", best)
+    assert found is not None
+    ancestors, trial = 0, found[1]
+    while parents[trial] != "nothing":
+        ancestors, trial = ancestors + 1, parents[trial]
+    assert int(found[2]) == 10 * (ancestors + 1) > 10
