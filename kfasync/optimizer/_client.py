@@ -138,7 +138,7 @@ class AsyncOptimizerClient:
         study = check_name(new_name() if name is None else name)
         await self._trials._check(
             dataclasses.replace(order.template, trainer=order.probe()),
-            name=f"{study}-{order.config.num_trials - 1}-r1",
+            f"{study}-{order.config.num_trials - 1}-r1",
             checkpoint_from=f"{study}-0" if order.algorithm.hands_on else None,
         )
         payload = await asyncio.to_thread(from_function, drive, {"order": order})

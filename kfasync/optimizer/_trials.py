@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -174,7 +173,7 @@ class Trials:
         if not self._order.algorithm.hands_on or state.status is not Status.COMPLETE:
             return True
         checkpoint = await handle.checkpoint()
-        return bool(await asyncio.to_thread(os.listdir, checkpoint))
+        return await asyncio.to_thread(lambda: checkpoint.is_dir() and any(checkpoint.iterdir()))
 
     async def _over(self, handle: JobHandle) -> JobState:
         """Wait until the job has ended, or is suspended because the study is."""

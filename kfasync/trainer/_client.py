@@ -171,8 +171,9 @@ class AsyncTrainerClient:
             strict=bool(getattr(self._config, "strict", False)),
         )
 
-    async def _check(self, template: TrainJobTemplate, **keywords: Unpack[TrainKeywords]) -> None:
+    async def _check(self, template: TrainJobTemplate, name: str, checkpoint_from: str | None = None) -> None:
         """Raise what `submit` would raise about such a job, before anything is created."""
+        keywords: TrainKeywords = {"name": name, "checkpoint_from": checkpoint_from}
         plan = await self._plan(template.runtime, template.initializer, template.trainer, None, keywords)
         await self._open().check(plan.spec, plan.payload)
 

@@ -7,7 +7,7 @@ import shutil
 import time
 
 from kfasync import events
-from kfasync.backends.local._layout import Home
+from kfasync.backends.local._layout import Home, remove_tree
 from kfasync.settings import Settings
 from kfasync.state import JobState, Journal
 
@@ -39,7 +39,7 @@ async def collect_jobs(home: Home, journal: Journal, settings: Settings) -> int:
     jobs = await journal.jobs(home.place)
     gone = expired(jobs, settings, time.time())
     for job in gone:
-        await asyncio.to_thread(shutil.rmtree, home.job(job.uid).root, True)
+        await asyncio.to_thread(remove_tree, home.job(job.uid).root)
     now = time.time()
     await journal.append(
         [events.JobDeleted(place=home.place, job=j.name, uid=j.uid, attempt=j.attempt, time=now) for j in gone]

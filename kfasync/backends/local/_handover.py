@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,7 +65,7 @@ async def _left_by(name: str, home: Home, journal: Journal) -> Path:
         # A suspended one may be resumed while it is copied.
         raise CheckpointError(f"checkpoint_from={name!r}: that job has not ended; wait for it or cancel it first")
     path = home.job(job.uid).checkpoint
-    if not path.is_dir() or not os.listdir(path):
+    if not path.is_dir() or not any(path.iterdir()):
         raise CheckpointError(
             f"checkpoint_from={name!r}: that job left no checkpoint; its code must save into kfasync.checkpoint_dir()"
         )

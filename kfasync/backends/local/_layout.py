@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["Home", "JobDir"]
+__all__ = ["Home", "JobDir", "remove_tree"]
 
 # Directories that are made within the loop: a hop to a thread costs more than the half millisecond they take.
 _AT_ONCE = 32
@@ -126,6 +127,20 @@ class JobDir:
             self.work(node).mkdir(mode=0o700)
         write_private(self.payload, payload)
         write_private(self.launch, launch)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and what it has; nothing happens if it is not there.
+
+    It is out of sight at once: who copies from it meanwhile finds all that it looks for or nothing, never a part.
+    """
+    gone = path.with_name(f"{path.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.rename(path, gone)
+    except OSError:  # It is not there, or the disk is too full even for another name.
+        gone = path
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_private(path: Path, data: bytes) -> None:

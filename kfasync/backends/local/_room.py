@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from kfasync.backends.local._layout import Home, JobDir
+from kfasync.backends.local._layout import Home, JobDir, remove_tree
 from kfasync.errors import JournalError
 from kfasync.state import Journal
 
@@ -84,7 +84,7 @@ async def empty(home: Home, job: JobDir) -> bool:
     if shutil.disk_usage(home.root).free >= _SIZE:
         return False
     for path in (*job.root.glob("node-*"), job.checkpoint):
-        await asyncio.to_thread(shutil.rmtree, path, True)
+        await asyncio.to_thread(remove_tree, path)
     # Its ranks may hold these open, so that removing them would free nothing.
     for path in job.root.glob("attempt-*/rank-*.std*"):
         with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ from kfasync.backends.local._collector import collect, collect_jobs
 from kfasync.backends.local._devices import find_gpus
 from kfasync.backends.local._gang import Exit
 from kfasync.backends.local._launch import Launch
-from kfasync.backends.local._layout import Home
+from kfasync.backends.local._layout import Home, remove_tree
 from kfasync.backends.local._marks import Marks
 from kfasync.backends.local._packages import Environments
 from kfasync.backends.local._ranks import RankProcess
@@ -232,7 +232,7 @@ class Supervisor:
     async def _remove(self, job: JobState) -> None:
         self._expiring.discard(job.uid)
         self._watch_idle()
-        await asyncio.to_thread(shutil.rmtree, self.home.job(job.uid).root, True)
+        await asyncio.to_thread(remove_tree, self.home.job(job.uid).root)
         await self.record(events.JobDeleted(**self._header(job)))
 
     def _header(self, job: JobState) -> dict[str, Any]:
