@@ -17,9 +17,9 @@ Rules that the engine relies on, each a test of the conformance suite (`kfasync.
 * `cancel`, `suspend`, `resume` and `delete` are idempotent and return when the request is durable in the place, not
   when the job has reached the state; the events tell that.
 * Whatever a backend can't do, `check` refuses with `UnsupportedError`, before anything is created.
-* Where ``checkpoints`` is True, KFASYNC_CHECKPOINT_DIR names one directory for all ranks of a job, there before the
-  first of them starts and kept over restarts, suspend and resume. It is empty at first, or a copy of that of the job
-  that ``checkpoint_from`` names: a whole one, or the job fails with the reason NoCheckpoint.
+* Where ``checkpoints`` is True, KFASYNC_CHECKPOINT_DIR names one directory for all ranks of a job, which whoever needs
+  it makes, and which is kept over restarts, suspend and resume. With ``checkpoint_from`` it is there before the first
+  rank starts: a copy of that of the job named, a whole one, or the job fails with the reason NoCheckpoint.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Backend(abc.ABC):
         """The working directory of one node, as a directory that this process can read."""
 
     async def checkpoint(self, job: JobState) -> Path:
-        """The job's checkpoint directory, as a directory that this process can read.
+        """The job's checkpoint directory, as one that this process can read; not there if the job never made it.
 
         Raises:
             UnsupportedError: Jobs of this place have none.

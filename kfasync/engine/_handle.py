@@ -273,6 +273,8 @@ class JobHandle:
     async def checkpoint(self) -> Path:
         """What the job's code knows as `kfasync.checkpoint_dir`, as a directory that this process can read.
 
+        It is not there if the code never asked for it.
+
         Raises:
             UnsupportedError: Jobs of this place have no such directory.
 

@@ -114,6 +114,8 @@ class AskTellStudy:
     """
 
     def __init__(self, engine: Engine, name: str, plan: StudyPlan, *, wait: bool) -> None:
+        if plan.algorithm.hands_on:
+            raise InvalidSpecError(f"{type(plan.algorithm).__name__} hands checkpoints from job to job: use optimize()")
         self._engine = engine
         self._name = name
         self._plan = plan

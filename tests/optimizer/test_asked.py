@@ -26,6 +26,7 @@ from kfasync.errors import (
     SupersededError,
 )
 from kfasync.optimizer import (
+    PBT,
     AskedTrial,
     AsyncOptimizerClient,
     GridSearch,
@@ -214,6 +215,7 @@ async def test_bad_input_is_refused_before_anything_is_there(optimizer: AsyncOpt
         ({"search_space": X, "algorithm": "TPE"}, "algorithm"),
         ({"search_space": X, "name": "No Name"}, "name"),
         ({"search_space": X, "enqueue": [{"y": 1}]}, "y"),
+        ({"search_space": X, "algorithm": PBT(population_size=2)}, "PBT"),
     ]
     before = len(await optimizer.list_jobs())
     for keywords, told in calls:

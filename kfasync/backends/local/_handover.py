@@ -1,4 +1,4 @@
-"""A job's checkpoint directory: empty at first, or a copy of that of the job that it goes on from."""
+"""The checkpoint directory of a job that goes on from another one: a copy, made before anything of the job runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ class CheckpointError(BackendError):
 async def provide_checkpoint(
     home: Home, journal: Journal, spec: JobSpec, job: JobDir, stop: asyncio.Future[Any]
 ) -> None:
-    """See to it that a job has its checkpoint directory before anything of it runs; nothing happens to one that has.
+    """See to it that a job has the checkpoint that it is to start with; one that needs none, or has it, stays as it is.
+
+    Other jobs make their directory when they ask for it: most never do, and ext4 takes long to remove one.
 
     Args:
         home: The home.
@@ -38,10 +40,7 @@ async def provide_checkpoint(
         CheckpointError: The job that it goes on from is gone, has not ended, or left nothing.
         OSError: The checkpoint can't be copied: the disk is full, for instance.
     """
-    if job.checkpoint.exists():
-        return
-    if spec.checkpoint_from is None:
-        job.checkpoint.mkdir(mode=0o700)
+    if spec.checkpoint_from is None or job.checkpoint.exists():
         return
     source = await _left_by(spec.checkpoint_from, home, journal)
     unwanted = threading.Event()

@@ -100,7 +100,7 @@ class JobDir:
 
     @property
     def checkpoint(self) -> Path:
-        """What the job's code knows as `kfasync.checkpoint_dir`; there when its first rank starts, and for good."""
+        """What the job's code knows as `kfasync.checkpoint_dir`, made when it asks, or a copy made before it starts."""
         return self.root / "checkpoint"
 
     def attempt(self, attempt: int) -> Path:
