@@ -73,6 +73,23 @@ async def test_a_population_reaches_what_random_search_can_not_with_as_many_tria
     assert {trial.parent for trial in (await finished(optimizer, search)).trials} == {""}
 
 
+async def test_with_a_slot_for_each_member_no_trial_is_decided_on_before_one_has_ended(
+    optimizer: AsyncOptimizerClient,
+) -> None:
+    name = await optimizer.optimize(
+        template(members.train),
+        search_space=H,
+        algorithm=PBT(population_size=3, random_state=1),
+        trial_config=TrialConfig(9, 3),
+        name="slots",
+    )
+    job = await finished(optimizer, name)
+    assert [trial.status for trial in job.trials] == ["complete"] * 9
+    await check_lineage(optimizer, job)
+    # A driver that asks too early breaks down, and the next one goes on.
+    assert (await optimizer._studies.engine.job(name)).attempt == 1
+
+
 async def test_a_member_that_failed_goes_on_from_another_ones_checkpoint(optimizer: AsyncOptimizerClient) -> None:
     points = [{"h0": 0.4, "h1": 0.4}, {"h0": 0.3, "h1": 0.3}, {"h0": 0.9, "h1": 0.9}]
     name = await optimizer.optimize(
@@ -164,6 +181,7 @@ async def test_a_trial_that_was_lost_starts_again_from_its_parents_checkpoint(ow
         chaos.kill(supervisor)
         job = await finished(client, name)
         assert [trial.name for trial in job.trials] == ["lost-0", "lost-1", "lost-2-r1", "lost-3"]
+        assert job.trials[2].parent in ("lost-0", "lost-1")
         assert "lost" in members.load(await (await client._trials.attach("lost-2")).checkpoint())["jobs"]
         await check_lineage(client, job)
         await client.delete_job(name)

@@ -79,6 +79,21 @@ async def test_a_suspended_job_finds_its_checkpoint_when_it_is_resumed(client: A
     assert await handle.result() == 2
 
 
+async def test_a_job_that_has_started_needs_its_parent_no_more(client: AsyncTrainerClient) -> None:
+    parent = await client.submit(train_func=save)
+    await parent.wait(timeout=60)
+    child = await client.submit(train_func=count_starts, checkpoint_from=parent.name)
+    lines = child.logs(follow=True)
+    assert (await anext(lines)).text == "begun"
+    await lines.aclose()
+    await child.suspend()
+    await child.wait({"Suspended"}, timeout=30)
+    await parent.delete()
+    await child.resume()
+    assert await child.result() == 2
+    assert (await child.checkpoint() / "model").read_bytes() == b"done"
+
+
 async def test_a_job_that_has_not_ended_gives_nothing_away(client: AsyncTrainerClient) -> None:
     parent = await client.submit(train_func=count_starts)
     lines = parent.logs(follow=True)
