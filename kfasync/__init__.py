@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kfasync.jobs import CustomTrainer, RestartPolicy, SecretRef
     from kfasync.trainer import AsyncTrainerClient, TrainerClient
-    from kfasync.worker import checkpoint_dir, progress, report, should_stop
+    from kfasync.worker import checkpoint_dir, get_hyperparameters, progress, report, report_metrics, should_stop
 
 __version__ = "0.1.0"
 
@@ -23,8 +23,10 @@ __all__ = [
     "TrainerClient",
     "__version__",
     "checkpoint_dir",
+    "get_hyperparameters",
     "progress",
     "report",
+    "report_metrics",
     "should_stop",
 ]
 
@@ -36,8 +38,10 @@ _HOMES = {
     "SecretRef": "kfasync.jobs",
     "TrainerClient": "kfasync.trainer",
     "checkpoint_dir": "kfasync.worker",
+    "get_hyperparameters": "kfasync.worker",
     "progress": "kfasync.worker",
     "report": "kfasync.worker",
+    "report_metrics": "kfasync.worker",
     "should_stop": "kfasync.worker",
 }
 

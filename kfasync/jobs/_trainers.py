@@ -37,10 +37,11 @@ TORCH_TUNE = "torchtune"
 
 @dataclass
 class CustomTrainer:
-    """Train with a Python function of your own.
+    """Train with a Python function of your own, or with a script.
 
     Args:
-        func: The function; it runs once in every rank. Closures, lambdas and ``async def`` are fine.
+        func: The function; it runs once in every rank. Closures, lambdas and ``async def`` are fine. Or the path of a
+            script, which takes no ``func_args``.
         func_args: Keyword arguments for it, any picklable values.
         image: Container image, for places that run containers.
         packages_to_install: pip requirements to install before the start.
@@ -54,7 +55,7 @@ class CustomTrainer:
         2
     """
 
-    func: Callable[..., Any]
+    func: Callable[..., Any] | str | os.PathLike[str]
     func_args: dict[str, Any] | None = None
     image: str | None = None
     packages_to_install: list[str] | None = None
@@ -202,7 +203,7 @@ class TrainJobTemplate:
         initializer: Dataset and model to fetch first.
     """
 
-    trainer: CustomTrainer
+    trainer: CustomTrainer | CustomTrainerContainer
     runtime: str | Runtime | None = None
     initializer: Initializer | None = None
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kfasync.optimizer._study import StopRules
     from kfasync.optimizer._sync import AskTellStudy, OptimizerClient, StudyHandle
     from kfasync.optimizer._views import Metric, OptimizationJob, Result, Trial
+    from kfasync.worker import get_hyperparameters, report_metrics
 
 __all__ = [
     "ASHA",
@@ -79,6 +80,8 @@ __all__ = [
     "TrainJobTemplate",
     "Trial",
     "TrialConfig",
+    "get_hyperparameters",
+    "report_metrics",
 ]
 
 _NAMES = {
@@ -99,6 +102,7 @@ _NAMES = {
     "kfasync.optimizer._search": "Search",
     "kfasync.optimizer._space": "SearchSpace",
     "kfasync.optimizer._stopping": "ASHA EarlyStopping Hyperband MedianStop Patient",
+    "kfasync.worker": "get_hyperparameters report_metrics",
 }
 
 __getattr__, __dir__ = attach(__name__, homes(*_NAMES.items()))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kfasync.errors import InvalidSpecError
-from kfasync.jobs import CustomTrainer, TrainJobTemplate
+from kfasync.jobs import CustomTrainer, CustomTrainerContainer, TrainJobTemplate
 from kfasync.optimizer._plan import StudyPlan
+from kfasync.payload import Payload, from_script
+from kfasync.worker import PARAMETERS, PREFIX
 
 if TYPE_CHECKING:
     from kfasync.backends.base import BackendConfig
@@ -23,8 +26,6 @@ __all__ = ["STUDY_LABEL", "Order"]
 STUDY_LABEL = "kfasync.dev/study"
 
 _CONVERSIONS = {"int": int, "float": float, "str": str, "bool": bool}
-#: What Kubeflow's coming OptimizationJob gives a trial: its parameters, in the environment.
-_ENVIRONMENT = "KUBEFLOW_TRAINER_OPT_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class Order(StudyPlan):
         """Check a user's call.
 
         Args:
-            template: The job that each trial is; its function takes the parameters by name.
+            template: The job that each trial is; a function takes the parameters by name, a script or an image reads
+                them by `kfasync.get_hyperparameters` or from the environment.
             search_space: What `Search` gives, by parameter.
             backend: Where trials run.
             plan: As for `StudyPlan.checked`.
@@ -54,31 +56,50 @@ class Order(StudyPlan):
         Raises:
             InvalidSpecError: Something in it can't be; says what to change, and names the parameter.
         """
-        if not isinstance(template, TrainJobTemplate) or not isinstance(template.trainer, CustomTrainer):
+        trainer = getattr(template, "trainer", None)
+        if not isinstance(template, TrainJobTemplate) or not isinstance(
+            trainer, CustomTrainer | CustomTrainerContainer
+        ):
             raise InvalidSpecError(
-                f"trial_template must be a TrainJobTemplate with a CustomTrainer, whose function takes the parameters; "
-                f"not {template!r:.200}"
+                "trial_template must be a TrainJobTemplate with a CustomTrainer, whose function takes the parameters, "
+                f"or a CustomTrainerContainer; not {template!r:.200}"
             )
-        trainer = template.trainer
         # An argument that the template has as well is what the template was tried with; a trial's own comes instead.
         searched = search_space if isinstance(search_space, Mapping) else {}
-        made = StudyPlan.checked(search_space, fixed=set(trainer.func_args or {}) - set(searched), **plan)
-        made.space.check_function(trainer.func)
+        fixed = set(getattr(trainer, "func_args", None) or {}) - set(searched)
+        made = StudyPlan.checked(search_space, fixed=fixed, **plan)
+        if isinstance(trainer, CustomTrainer):
+            if isinstance(trainer.func, str | os.PathLike):
+                # Read now: what happens to the file later must not make trials differ.
+                script: Any = from_script(trainer.func)
+                template = dataclasses.replace(template, trainer=dataclasses.replace(trainer, func=script))
+            elif callable(trainer.func):
+                made.space.check_function(trainer.func)
         return cls(template=template, backend=backend, **made.fields)
 
-    def probe(self) -> CustomTrainer:
+    @property
+    def what(self) -> str:
+        """What a person calls the code of a trial."""
+        trainer = self.template.trainer
+        if isinstance(trainer, CustomTrainerContainer):
+            return trainer.image
+        func: Any = trainer.func
+        return func.name if isinstance(func, Payload) else getattr(func, "__qualname__", "")
+
+    def probe(self) -> CustomTrainer | CustomTrainerContainer:
         """A trial's trainer without its values: whether it can be submitted does not depend on them."""
         return self.trainer(dict.fromkeys(self.space.parameters))
 
-    def trainer(self, parameters: Mapping[str, Any]) -> CustomTrainer:
+    def trainer(self, parameters: Mapping[str, Any]) -> CustomTrainer | CustomTrainerContainer:
         """The template's trainer with a trial's parameters, typed as the function's annotations say."""
         template = self.template.trainer
-        assert isinstance(template, CustomTrainer)
-        typed = {name: self._typed(template.func, name, value) for name, value in parameters.items()}
-        env = {f"{_ENVIRONMENT}{_variable(name)}": _text(value) for name, value in typed.items()}
-        return dataclasses.replace(
-            template, func_args={**(template.func_args or {}), **typed}, env={**(template.env or {}), **env}
-        )
+        func = template.func if isinstance(template, CustomTrainer) and callable(template.func) else None
+        typed = {name: self._typed(func, name, value) for name, value in parameters.items()}
+        env = {**(template.env or {}), PARAMETERS: json.dumps(typed)}
+        env |= {f"{PREFIX}{_variable(name)}": _text(value) for name, value in typed.items()}
+        if isinstance(template, CustomTrainer) and func is not None:
+            return dataclasses.replace(template, func_args={**(template.func_args or {}), **typed}, env=env)
+        return dataclasses.replace(template, env=env)
 
     def _typed(self, func: Any, name: str, value: Any) -> Any:
         try:

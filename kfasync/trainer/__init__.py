@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kfasync.trainer._client import AsyncTrainerClient
     from kfasync.trainer._sync import JobHandle, TrainerClient
     from kfasync.trainer._tpu import get_tpu_num_nodes
-    from kfasync.worker import update_trainjob_status
+    from kfasync.worker import get_hyperparameters, report_metrics, update_trainjob_status
 
 __all__ = [
     "DATASET_PATH",
@@ -75,7 +75,9 @@ __all__ = [
     "TrainerClient",
     "TrainerType",
     "TrainingRuntimeSource",
+    "get_hyperparameters",
     "get_tpu_num_nodes",
+    "report_metrics",
     "update_trainjob_status",
 ]
 
@@ -96,7 +98,7 @@ _NAMES = {
     "kfasync.trainer._client": "AsyncTrainerClient",
     "kfasync.trainer._sync": "JobHandle TrainerClient",
     "kfasync.trainer._tpu": "get_tpu_num_nodes",
-    "kfasync.worker": "update_trainjob_status",
+    "kfasync.worker": "get_hyperparameters report_metrics update_trainjob_status",
 }
 
 __getattr__, __dir__ = attach(__name__, homes(*_NAMES.items()))

@@ -242,8 +242,9 @@ def _merge(trainer: Trainer | None, given: Mapping[str, Any]) -> dict[str, Any]:
 def _payload(
     trainer: Trainer | None, given: Mapping[str, Any], values: Mapping[str, Any]
 ) -> tuple[payloads.Payload, str]:
-    func = trainer.func if isinstance(trainer, CustomTrainer) else given.get("train_func")
-    script = given.get("script")
+    own: Any = trainer.func if isinstance(trainer, CustomTrainer) else None
+    is_script = isinstance(own, str | os.PathLike | payloads.Payload)
+    func, script = (None, own) if is_script else (own or given.get("train_func"), given.get("script"))
     if script is None and "args" in given:
         raise InvalidSpecError("args are the arguments of a script; a function takes func_args={…}")
     if func is None and "func_args" in values:
@@ -252,6 +253,8 @@ def _payload(
         if not callable(func):
             raise InvalidSpecError(f"the training function must be callable, not {func!r}")
         return payloads.from_function(func, values.get("func_args")), "function"
+    if isinstance(script, payloads.Payload):
+        return script, script.kind
     if script is not None:
         return payloads.from_script(script, _texts("args", given.get("args"))), "script"
     for name in ("packages_to_install", "pip_index_urls"):

@@ -6,8 +6,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping
 
-__all__ = ["MARK", "emit", "number", "progress", "report"]
+__all__ = ["MARK", "emit", "number", "progress", "report", "report_metrics"]
 
 #: What a reported line begins with where it travels among the lines of stdout (KFASYNC_REPORT=stdout).
 MARK = "::kfasync::"
@@ -40,6 +41,27 @@ def report(step: float | None = None, /, **metrics: object) -> bool:
         step = metrics.get("epoch")  # type: ignore[assignment]
     values = {name: number(f"the metric {name!r}", value) for name, value in metrics.items()}
     return emit_metrics(values, None if step is None else number("the step", step))
+
+
+def report_metrics(metrics: Mapping[str, object] | None = None, step: float | None = None, **more: object) -> bool:
+    """Report metrics of the training, under Kubeflow's name for it: `report`, which takes a mapping too.
+
+    Args:
+        metrics: Numbers by name, where a name is no Python name.
+        step: The training step they belong to.
+        **more: Numbers by name.
+
+    Returns:
+        Whether anybody can read it: False outside of a job.
+
+    Raises:
+        TypeError: There is no metric, or a value is not a number; the message names the metric.
+
+    Example:
+        >>> report_metrics({"val/loss": 0.25}, step=3)
+        False
+    """
+    return report(step, **{**(metrics or {}), **more})
 
 
 def progress(percent: float | None = None, *, remaining: float | None = None, message: str = "") -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def strict(lr: float) -> None:
     print(f"loss={lr}")
 
 
-def template(func: Callable[..., Any] = train, runtime: Any = None, initializer: Any = None, **trainer: Any) -> Any:
+def template(
+    func: Callable[..., Any] | str = train, runtime: Any = None, initializer: Any = None, **trainer: Any
+) -> Any:
     return TrainJobTemplate(trainer=CustomTrainer(func=func, **trainer), runtime=runtime, initializer=initializer)
 
 
@@ -91,8 +94,11 @@ _BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
                                       "search_space": {"lr": _LR.when("size", 1), "size": Search.int(1, 2)}}, "'lr'"),
     "a member cut short": (lambda: {"algorithm": PBT(population_size=2), "early_stopping": ASHA()}, "ASHA"),
     "no template": (lambda: {"trial_template": train}, "trial_template"),
-    "no function": (lambda: {"trial_template": TrainJobTemplate(trainer=CustomTrainerContainer(image="i"))},  # type: ignore[arg-type]
-                    "trial_template"),
+    "no trainer": (lambda: {"trial_template": TrainJobTemplate(trainer=None)},  # type: ignore[arg-type]
+                   "trial_template"),
+    "image here": (lambda: {"trial_template": TrainJobTemplate(trainer=CustomTrainerContainer(image="i"))}, "images"),
+    "no script": (lambda: {"trial_template": template("nowhere.py")}, "nowhere.py"),
+    "arguments of a script": (lambda: {"trial_template": template(__file__, func_args={"a": 1})}, "func_args"),
     "initializer here": (lambda: {"trial_template": template(
         initializer=Initializer(dataset=HuggingFaceDatasetInitializer(storage_uri="hf://a/b")))}, "initializer"),
     "nodes": (lambda: {"trial_template": template(num_nodes=0)}, "num_nodes"),
@@ -127,23 +133,21 @@ async def nothing_is_there(optimizer: AsyncOptimizerClient, home: Path) -> None:
 # -------------------------------------------------------------------- what a trial is given
 
 
-def order(func: Callable[..., Any] = train, space: Any = None, **trainer: Any) -> Order:
-    return Order.of(
-        template(func, **trainer),
-        {"lr": _LR} if space is None else space,
-        objectives=None,
-        algorithm=None,
-        config=None,
-        stopping=None,
-        rules=None,
-        enqueued=(),
-        backend=LocalProcessBackendConfig(),
-    )
+NOTHING: dict[str, Any] = {
+    "objectives": None, "algorithm": None, "config": None, "stopping": None, "rules": None, "enqueued": (),
+}  # fmt: skip
+
+
+def order(func: Any = train, space: Any = None, **trainer: Any) -> Order:
+    searched = {"lr": _LR} if space is None else space
+    return Order.of(template(func, **trainer), searched, backend=LocalProcessBackendConfig(), **NOTHING)
 
 
 def given(order: Order, **parameters: Any) -> dict[str, Any]:
     """A trial's arguments, with their types."""
-    args = order.trainer(parameters).func_args
+    trainer = order.trainer(parameters)
+    assert isinstance(trainer, CustomTrainer)
+    args = trainer.func_args
     return {name: (type(value), value) for name, value in (args or {}).items()}
 
 
@@ -189,6 +193,8 @@ def test_a_parameter_comes_instead_of_the_templates_argument_and_the_others_stay
 def test_the_environment_has_the_parameters_beside_the_templates_variables() -> None:
     space = {"lr": _LR, "name": Search.choice(["adam"]), "flag": Search.choice([True]), "a.b-c": Search.int(1, 2)}
     made = order(space=space, env={"KEEP": "me"}).trainer({"lr": 0.5, "name": "adam", "flag": True, "a.b-c": 2})
+    assert made.env is not None
+    assert json.loads(made.env.pop("KFASYNC_PARAMETERS")) == {"lr": 0.5, "name": "adam", "flag": True, "a.b-c": 2}
     assert made.env == {
         "KEEP": "me",
         "KUBEFLOW_TRAINER_OPT_LR": "0.5",
@@ -196,3 +202,26 @@ def test_the_environment_has_the_parameters_beside_the_templates_variables() -> 
         "KUBEFLOW_TRAINER_OPT_FLAG": "true",
         "KUBEFLOW_TRAINER_OPT_A_B_C": "2",
     }
+
+
+def test_a_script_is_read_at_once_and_gets_the_parameters_in_its_environment(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print('first')")
+    made = order(script, num_nodes=2)
+    script.write_text("print('second')")
+    trainer = made.trainer({"lr": 0.5})
+    assert isinstance(trainer, CustomTrainer)
+    assert (trainer.func.data, trainer.func_args, trainer.num_nodes) == (b"print('first')", None, 2)  # type: ignore[union-attr]
+    assert trainer.env == {"KFASYNC_PARAMETERS": '{"lr": 0.5}', "KUBEFLOW_TRAINER_OPT_LR": "0.5"}
+    assert made.what == str(script)
+
+
+def test_an_image_gets_the_parameters_in_its_environment() -> None:
+    template = TrainJobTemplate(trainer=CustomTrainerContainer(image="my/trainer:1", env={"KEEP": "me"}))
+    made = Order.of(template, {"lr": _LR}, backend=LocalProcessBackendConfig(), **NOTHING)
+    assert made.trainer({"lr": 0.5}).env == {
+        "KEEP": "me",
+        "KFASYNC_PARAMETERS": '{"lr": 0.5}',
+        "KUBEFLOW_TRAINER_OPT_LR": "0.5",
+    }
+    assert made.what == "my/trainer:1"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kfasync.state import parse_report
-from kfasync.worker import MARK, progress, report
+from kfasync.worker import MARK, progress, report, report_metrics
 from tests.worker.ranks import Ranks
 
 
@@ -54,6 +54,30 @@ def test_step_and_epoch_may_be_given_by_name(
 def test_a_step_given_twice_is_an_error() -> None:
     with pytest.raises(TypeError, match="step twice"):
         report(1, step=2)
+
+
+@pytest.mark.parametrize(
+    ("args", "given"),
+    [
+        (({"val/loss": 0.5},), {"step": 3}),
+        (({"val/loss": 0.5}, 3), {}),
+        ((), {"metrics": {"val/loss": 0.5}, "step": 3}),
+        ((), {"step": 3, "val/loss": 0.5}),
+    ],
+)
+def test_metrics_by_kubeflows_name_are_a_report(
+    lines: Callable[[], list[dict[str, Any]]], args: tuple[Any, ...], given: dict[str, Any]
+) -> None:
+    assert report_metrics(*args, **given) is True
+    (line,) = lines()
+    assert (line["k"], line["s"], line["m"]) == ("metric", 3.0, {"val/loss": 0.5})
+
+
+def test_metrics_by_kubeflows_name_must_be_some_and_numbers() -> None:
+    with pytest.raises(TypeError, match="no metrics"):
+        report_metrics({})
+    with pytest.raises(TypeError, match="'loss'"):
+        report_metrics(loss="low")
 
 
 def test_non_finite_values_arrive_as_they_are(tmp_path: Path, lines: Callable[[], list[dict[str, Any]]]) -> None:
