@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kfasync.optimizer._study import StopRules
     from kfasync.optimizer._views import OptimizationJob, Result, Trial
     from kfasync.state import JobState
+    from kfasync.trainer import AsyncTrainerClient
 
 __all__ = ["AsyncOptimizerClient", "StudyHandle"]
 
@@ -67,6 +68,17 @@ class AsyncOptimizerClient:
         self._trials = AsyncTrainerClient(self._config)
         self._studies = AsyncTrainerClient(LocalProcessBackendConfig())
         self._known = Studies(self._studies, self._trials)
+        self._own: tuple[AsyncTrainerClient, ...] = (self._trials, self._studies)
+
+    @classmethod
+    def _beside(cls, trials: AsyncTrainerClient) -> Self:
+        """A client that shares another one of the place where trials run, and leaves it open at its own end."""
+        from kfasync.optimizer._studies import Studies
+
+        client = cls(trials._config)
+        client._trials, client._own = trials, (client._studies,)
+        client._known = Studies(client._studies, trials)
+        return client
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,8 +90,8 @@ class AsyncOptimizerClient:
 
     async def aclose(self) -> None:
         """Let go of everything; studies and trials go on. May be repeated."""
-        await self._trials.aclose()
-        await self._studies.aclose()
+        for client in self._own:
+            await client.aclose()
 
     # --- starting ---
 
@@ -99,7 +111,9 @@ class AsyncOptimizerClient:
         """Start a study; it goes on without this process.
 
         Args:
-            trial_template: The job that each trial is; its function takes the parameters by name.
+            trial_template: The job that each trial is. Its function takes the parameters by name; a script (a path
+                instead of the function) or an image reads them by `kfasync.get_hyperparameters`, or from the variables
+                ``KUBEFLOW_TRAINER_OPT_<NAME>``.
             trial_config: How many trials, at once and in all.
             search_space: What `Search` gives, by parameter.
             objectives: What is optimised; by default the metric ``loss``, to be small.
@@ -145,7 +159,7 @@ class AsyncOptimizerClient:
         spec = JobSpec(
             name=study,
             entry="study",
-            entry_name=getattr(order.template.trainer.func, "__qualname__", ""),
+            entry_name=order.what,
             restart=RestartPolicy(max_restarts=_DRIVERS, backoff=0.1, max_backoff=_PAUSE),
             payload_digest=payload.digest,
             grace=settings.load().grace + _GRACE,

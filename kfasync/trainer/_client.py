@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from kfasync.engine import JobHandle as AsyncJobHandle
     from kfasync.events import Event as JobEvent
     from kfasync.jobs import Event, Initializer, Option, Runtime, Trainer, TrainJob, TrainJobTemplate
+    from kfasync.optimizer import AsyncOptimizerClient, OptimizationJob, Result
+    from kfasync.optimizer._plan import StudyKeywords
     from kfasync.state import JobState, MetricSummary
     from kfasync.trainer._build import Plan, TrainKeywords
 
@@ -28,6 +30,8 @@ __all__ = ["AsyncTrainerClient"]
 
 _log = log.get("trainer")
 _COMPLETE = frozenset({"Complete"})
+#: What studies are made with. It builds on this module, so it is loaded by name, when somebody asks for a study.
+_OPTIMIZER = "kfasync.optimizer._client:AsyncOptimizerClient"
 
 
 class AsyncTrainerClient:
@@ -51,6 +55,7 @@ class AsyncTrainerClient:
 
     def __init__(self, backend_config: BackendConfig | None = None) -> None:
         self._engine: Engine | None = None
+        self._optimizer: AsyncOptimizerClient | None = None
         self._closed = False
         self._config = choose(backend_config)
 
@@ -67,7 +72,9 @@ class AsyncTrainerClient:
             warnings.warn(f"unclosed {self!r}: use aclose() or async with", ResourceWarning, stacklevel=2, source=self)
 
     async def aclose(self) -> None:
-        """Let go of everything; jobs go on. May be repeated."""
+        """Let go of everything; jobs and studies go on. May be repeated."""
+        if self._optimizer is not None:
+            await self._optimizer.aclose()
         if self._engine is not None:
             await self._engine.aclose()
         self._closed = True
@@ -184,6 +191,63 @@ class AsyncTrainerClient:
             JobNotFoundError: No such job.
         """
         return await self._open().handle(name)
+
+    # --- studies, under the names of Kubeflow's proposal; a trial is a job like any other ---
+
+    def _studies(self) -> AsyncOptimizerClient:
+        if self._optimizer is None:
+            self._open()
+            module, _, attribute = _OPTIMIZER.partition(":")
+            self._optimizer = getattr(import_module(module), attribute)._beside(self)
+        assert self._optimizer is not None
+        return self._optimizer
+
+    async def optimize(self, trial_template: TrainJobTemplate, **keywords: Unpack[StudyKeywords]) -> str:
+        """Start a study whose trials are jobs of this place; see `kfasync.optimizer.AsyncOptimizerClient.optimize`.
+
+        Args:
+            trial_template: The job that each trial is: what ``train(**template)`` runs once.
+            keywords: ``search_space``, ``objectives``, ``algorithm``, ``trial_config``, ``name``, ….
+
+        Returns:
+            The study's name.
+
+        Example:
+            >>> name = await client.optimize(template, search_space={"lr": Search.uniform(0, 1)})  # doctest: +SKIP
+            >>> study = await client.wait_for_optimization_job_status(name)  # doctest: +SKIP
+        """
+        return await self._studies().optimize(trial_template, **keywords)
+
+    async def list_optimization_jobs(self) -> list[OptimizationJob]:
+        """The studies, the oldest first."""
+        return await self._studies().list_jobs()
+
+    async def get_optimization_job(self, name: str) -> OptimizationJob:
+        """A study as it is now, with its trials.
+
+        Raises:
+            JobNotFoundError: No such study.
+        """
+        return await self._studies().get_job(name)
+
+    async def get_best_results(self, name: str, *, all: bool = False) -> Result | list[Result] | None:
+        """The best trial of a study so far; with ``all`` every one that no other one beats."""
+        return await self._studies().get_best_results(name, all=all)
+
+    async def wait_for_optimization_job_status(
+        self,
+        name: str,
+        status: Collection[str] = _COMPLETE,
+        timeout: float | None = 3600,
+        polling_interval: float = 2,
+        callbacks: Sequence[Callable[[OptimizationJob], object]] | None = None,
+    ) -> OptimizationJob:
+        """Wait until a study reaches one of some statuses; arguments and errors as for `wait_for_job_status`."""
+        return await self._studies().wait_for_job_status(name, status, timeout, polling_interval, callbacks)
+
+    async def delete_optimization_job(self, name: str) -> None:
+        """Stop a study if it runs and remove everything of it, its trials' jobs included."""
+        await self._studies().delete_job(name)
 
     # --- looking ---
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from kfasync.engine import JobHandle as AsyncJobHandle
     from kfasync.events import Event as JobEvent
     from kfasync.events import MetricReported
-    from kfasync.jobs import Event, Initializer, Option, Runtime, Trainer, TrainJob
+    from kfasync.jobs import Event, Initializer, Option, Runtime, Trainer, TrainJob, TrainJobTemplate
+    from kfasync.optimizer import OptimizationJob, Result
+    from kfasync.optimizer._plan import StudyKeywords
     from kfasync.portal import Portal
     from kfasync.state import JobState, MetricSummary
     from kfasync.trainer._build import TrainKeywords
@@ -131,6 +133,50 @@ class TrainerClient:
     def attach(self, name: str) -> JobHandle:
         """A handle on a job that exists; see `AsyncTrainerClient.attach`."""
         return JobHandle(self, self._run(lambda client: client.attach(name)))
+
+    # --- studies ---
+
+    def optimize(self, trial_template: TrainJobTemplate, **keywords: Unpack[StudyKeywords]) -> str:
+        """Start a study and return its name; see `AsyncTrainerClient.optimize`."""
+        return self._run(lambda client: client.optimize(trial_template, **keywords))
+
+    def list_optimization_jobs(self) -> list[OptimizationJob]:
+        """The studies, the oldest first."""
+        return self._run(lambda client: client.list_optimization_jobs())
+
+    def get_optimization_job(self, name: str) -> OptimizationJob:
+        """A study as it is now, with its trials."""
+        return self._run(lambda client: client.get_optimization_job(name))
+
+    def get_best_results(self, name: str, *, all: bool = False) -> Result | list[Result] | None:
+        """The best trial of a study so far; with ``all`` every one that no other one beats."""
+        return self._run(lambda client: client.get_best_results(name, all=all))
+
+    def wait_for_optimization_job_status(
+        self,
+        name: str,
+        status: Collection[str] = _COMPLETE,
+        timeout: float | None = 3600,
+        polling_interval: float = 2,
+        callbacks: Sequence[Callable[[OptimizationJob], object]] | None = None,
+    ) -> OptimizationJob:
+        """Wait for a study; callbacks run on the caller's thread."""
+
+        def hear(job: OptimizationJob) -> None:
+            for callback in callbacks or ():
+                callback(job)
+
+        with going_on(name):
+            if not callbacks:
+                return self._run(lambda client: client.wait_for_optimization_job_status(name, status, timeout))
+            return self._run_telling(
+                lambda client, tell: client.wait_for_optimization_job_status(name, status, timeout, callbacks=[tell]),
+                hear,
+            )
+
+    def delete_optimization_job(self, name: str) -> None:
+        """Stop a study if it runs and remove everything of it."""
+        self._run(lambda client: client.delete_optimization_job(name))
 
     # --- looking ---
 
