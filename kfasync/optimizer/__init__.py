@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kfasync.optimizer._search import Search
     from kfasync.optimizer._space import SearchSpace
     from kfasync.optimizer._stopping import ASHA, EarlyStopping, Hyperband, MedianStop, Patient
+    from kfasync.optimizer._storage import export_study, optuna_storage
     from kfasync.optimizer._study import StopRules
     from kfasync.optimizer._sync import AskTellStudy, OptimizerClient, StudyHandle
     from kfasync.optimizer._views import Metric, OptimizationJob, Result, Trial
@@ -80,7 +81,9 @@ __all__ = [
     "TrainJobTemplate",
     "Trial",
     "TrialConfig",
+    "export_study",
     "get_hyperparameters",
+    "optuna_storage",
     "report_metrics",
 ]
 
@@ -96,6 +99,7 @@ _NAMES = {
     ),
     "kfasync.optimizer._asked": "AskedTrial",
     "kfasync.optimizer._client": "AsyncOptimizerClient",
+    "kfasync.optimizer._storage": "export_study optuna_storage",
     "kfasync.optimizer._study": "StopRules",
     "kfasync.optimizer._sync": "AskTellStudy OptimizerClient StudyHandle",
     "kfasync.optimizer._views": "Metric OptimizationJob Result Trial",

@@ -27,9 +27,9 @@ from kfasync.optimizer._ranges import (
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import EarlyStopping
 
-__all__ = ["Fed", "decode", "distribution", "encode", "quiet"]
+__all__ = ["STATES", "Fed", "decode", "distribution", "encode", "quiet"]
 
-_STATES = {
+STATES = {
     TrialState.RUNNING: OptunaState.RUNNING,
     TrialState.COMPLETE: OptunaState.COMPLETE,
     TrialState.FAILED: OptunaState.FAIL,
@@ -199,7 +199,7 @@ class Fed:
         trial = FrozenTrial(
             number=-1,
             trial_id=-1,
-            state=_STATES[state],
+            state=STATES[state],
             value=None,
             values=values,
             datetime_start=None,
@@ -224,7 +224,7 @@ class Fed:
         """Note how a trial ended, or that it ended otherwise than was said."""
         trial = self.trial(number)
         if trial.state.is_finished():
-            self._storage.replace(remade(trial, _STATES[state], values))
+            self._storage.replace(remade(trial, STATES[state], values))
             forget(self._study.sampler)
         else:
-            self._study.tell(number, values if state == TrialState.COMPLETE else None, _STATES[state])
+            self._study.tell(number, values if state == TrialState.COMPLETE else None, STATES[state])

@@ -9,9 +9,8 @@ from kfasync.engine import JobHandle
 from kfasync.errors import JobNotFoundError, ResultError
 from kfasync.events import JobSubmitted
 from kfasync.optimizer._asked import lapse
-from kfasync.optimizer._objective import Objective, TrialConfig
 from kfasync.optimizer._order import STUDY_LABEL
-from kfasync.optimizer._study import StopRules, Study
+from kfasync.optimizer._study import Study
 from kfasync.optimizer._views import OptimizationJob, Trial, study_of, trial_of
 from kfasync.state import JobState
 from kfasync.trainer import AsyncTrainerClient
@@ -54,12 +53,7 @@ class Studies:
 
     async def study(self, state: JobState) -> Study:
         """A study's bookkeeping up to now."""
-        told = state.spec["extra"]["study"]
-        study = Study(
-            [Objective.from_dict(each) for each in told["objectives"]],
-            TrialConfig.from_dict(told["trial_config"]),
-            StopRules(**told["rules"]),
-        )
+        study = Study.described(state.spec["extra"]["study"])
         for event in await self._home.engine.history(state.uid):
             study.apply(event)
         return study

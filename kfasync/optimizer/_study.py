@@ -118,6 +118,12 @@ class Study:
         self._since_best = 0
         self._told = ""
 
+    @classmethod
+    def described(cls, told: Mapping[str, Any]) -> Study:
+        """The bookkeeping of a study, before anything has happened, by what its job's spec tells of it."""
+        objectives = [Objective.from_dict(each) for each in told["objectives"]]
+        return cls(objectives, TrialConfig.from_dict(told["trial_config"]), StopRules(**told["rules"]))
+
     def apply(self, event: Event) -> None:
         """Take in an event of the study's job; those that don't concern trials are passed over."""
         if isinstance(event, TrialStarted):

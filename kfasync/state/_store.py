@@ -197,13 +197,18 @@ class Store:
             if row is not None:
                 yield JobState.from_dict(json.loads(row[0]) | {"spec": json.loads(row[1])})
 
-    def events(self, since: int, place: str | None, uid: str | None, limit: int) -> list[Event]:
-        """Events behind a cursor, in order."""
+    def events(
+        self, since: int, place: str | None, uid: str | None, limit: int, kinds: Sequence[type[Event]] = ()
+    ) -> list[Event]:
+        """Events behind a cursor, in order; of some kinds only, where any are named."""
         filters = {"cursor >": since, "place =": place, "uid =": uid}
         given = {column: value for column, value in filters.items() if value is not None}
         where = " AND ".join(f"{column} ?" for column in given)
+        if kinds:
+            where += f" AND type IN ({', '.join('?' * len(kinds))})"
         query = f"SELECT {_EVENT_COLUMNS} FROM events WHERE {where} ORDER BY cursor LIMIT ?"
-        return [_event(row) for row in self._connection.execute(query, (*given.values(), limit)).fetchall()]
+        values = (*given.values(), *(kind.__name__ for kind in kinds), limit)
+        return [_event(row) for row in self._connection.execute(query, values).fetchall()]
 
     def head(self) -> int:
         """The last cursor that was given out."""

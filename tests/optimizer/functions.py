@@ -104,3 +104,10 @@ def report_when_told(x: float) -> None:
     kfasync.report(step=0, loss=x)
     if x > 0.5:
         signal.pause()
+
+
+def two_kinds(x: float, kind: str) -> None:
+    import kfasync
+
+    for step in range(3):
+        kfasync.report(step=step, loss=10 * x + (3 - step) + (kind == "a") / 10)
