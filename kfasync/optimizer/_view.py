@@ -7,7 +7,6 @@ what SQLite's readers hold, which keeps no writer waiting. No supervisor is aske
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Container, Sequence
 from contextlib import closing
@@ -46,12 +45,11 @@ class StudiesView(BaseStorage):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.RLock()
-        self._start(0)
+        self._start()
 
-    def _start(self, inode: int) -> None:
+    def _start(self) -> None:
         """Begin with a journal of which nothing is known."""
-        self._inode = inode
-        self._cursor = 0
+        self._cursor, self._last = 0, ""
         self._studies: dict[int, StudyMirror] = {}
         self._by_uid: dict[str, StudyMirror] = {}
         self._by_name: dict[str, StudyMirror] = {}
@@ -62,22 +60,25 @@ class StudiesView(BaseStorage):
 
     def _look(self) -> None:
         """Take in what has happened since the last look."""
-        try:
-            inode = os.stat(self._path).st_ino
-        except FileNotFoundError:
-            self._start(0)
+        if not self._path.exists():
+            self._start()
             return
-        if inode != self._inode:
-            self._start(inode)
         with translate(self._path), closing(Store(self._path, read_only=True)) as store:
+            if not self._is_known(store):
+                self._start()
             while page := store.events(self._cursor, None, None, _PAGE, _KINDS):
                 for event in page:
                     self._take(event)
-                self._cursor = page[-1].cursor
+                self._cursor, self._last = page[-1].cursor, page[-1].uid
             for study in self._studies.values():
                 study.renew()
                 if study.state is None or not study.state.terminal:
                     study.state = store.state(study.uid)
+
+    def _is_known(self, store: Store) -> bool:
+        """Whether this is the journal that was read before: a home may be removed and made again."""
+        last = store.events(self._cursor - 1, None, None, 1)
+        return not self._cursor or [(event.cursor, event.uid) for event in last] == [(self._cursor, self._last)]
 
     def _take(self, event: Event) -> None:
         if isinstance(event, JobSubmitted):

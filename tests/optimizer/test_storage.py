@@ -13,7 +13,6 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,7 +24,7 @@ import pytest
 from optuna.trial import TrialState
 
 from kfasync.errors import JobNotFoundError, JournalError, UnsupportedError
-from kfasync.events import MetricReported, TrialEnded
+from kfasync.events import MetricReported, TrialEnded, TrialStarted
 from kfasync.optimizer import (
     AsyncOptimizerClient,
     Objective,
@@ -91,9 +90,10 @@ def test_parameters_have_their_natural_values_and_types(tmp_path: Path) -> None:
 
 def test_a_normal_value_far_out_belongs_to_the_space_of_all_trials(tmp_path: Path) -> None:
     record = Record(tmp_path, {"noise": Search.normal(0, 1)})
+    study = load(tmp_path)
     for number, value in enumerate([0.5, 40.0, -0.5]):
         record.start(number, noise=value)
-    trials = load(tmp_path).trials
+        trials = study.trials
     for trial in trials:
         trial._validate()
     assert {trial.distributions["noise"] for trial in trials} == {trials[0].distributions["noise"]}
@@ -169,10 +169,10 @@ def test_what_is_told_of_a_trial_that_is_no_job_is_seen(tmp_path: Path) -> None:
 def test_somebody_elses_job_of_a_trials_name_is_not_heard(tmp_path: Path) -> None:
     record = Record(tmp_path, X)
     record.stranger("study-0")
+    record.tell(TrialStarted, 0, trial="study-0", parameters={"x": 0.5})
     record.report("study-0", 5.0)
-    record.stranger("study-9")
-    record.report("study-9", 5.0)
-    assert load(tmp_path).trials == []
+    (trial,) = load(tmp_path).trials
+    assert (trial.params, trial.intermediate_values) == ({"x": 0.5}, {})
 
 
 # -------------------------------------------------------------------- following
@@ -232,8 +232,19 @@ def test_a_home_without_a_journal_has_no_studies_yet(tmp_path: Path) -> None:
     assert len(storage.get_all_trials(storage.get_study_id_from_name("study"))) == 1
     shutil.rmtree(home)
     assert storage.get_all_studies() == []
-    Record(home, X, name="another")
-    assert [study.study_name for study in storage.get_all_studies()] == ["another"]
+
+
+def test_a_home_that_was_made_again_is_read_from_its_beginning(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    Record(home, X).start(0, x=0.5)
+    storage = optuna_storage(home)
+    assert len(storage.get_all_studies()) == 1
+    shutil.rmtree(home)
+    again = Record(home, X, name="again")
+    for number in range(5):
+        again.start(number, x=0.5)
+    (study,) = storage.get_all_studies()
+    assert (study.study_name, len(storage.get_all_trials(study._study_id))) == ("again", 5)
 
 
 def test_a_journal_that_is_none_is_a_typed_error(tmp_path: Path) -> None:
@@ -309,9 +320,7 @@ def test_a_copy_is_a_study_of_optunas_own_that_goes_on_there(tmp_path: Path, kin
         record.report(f"study-{number}", loss + 1, loss)
         record.end(number, loss=loss)
     storage = f"sqlite:///{tmp_path}/copy.db" if kind == "sqlite" else optuna.storages.InMemoryStorage()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        export_study("study", storage, home=tmp_path, to="copy")
+    export_study("study", storage, home=tmp_path, to="copy")
     copy, study = optuna.load_study(study_name="copy", storage=storage), load(tmp_path)
     shown = [[(t.params, t.values, t.intermediate_values, t.user_attrs) for t in each.trials] for each in (copy, study)]
     assert shown[0] == shown[1]
