@@ -122,6 +122,17 @@ def test_a_script_brings_its_arguments(tmp_path: Path) -> None:
     assert plan.spec.args == ("--data", str(tmp_path), "a b", "$(x)\n")
 
 
+def test_a_trainer_may_run_a_script_too(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("print('hello')\n")
+    plain = _plan(script=script, args=["--fast"], num_nodes=2, env={"A": "b"})
+    for path in (script, str(script)):
+        plan = _plan(trainer=CustomTrainer(func=path, num_nodes=2, env={"A": "b"}), args=["--fast"])
+        assert (plan.payload.data, plan.payload.argv) == (b"print('hello')\n", ("--fast",))
+        assert plan.spec.payload_digest == plain.spec.payload_digest
+        assert (plan.spec.entry, plan.spec.num_nodes, plan.spec.env) == ("script", 2, plain.spec.env)
+
+
 def test_hostile_arguments_travel_unchanged() -> None:
     hostile = {"a": "'\"$(rm)\n`x`\\ü", "b": "x" * 100_000, "c": Path("/a b"), "d": float("inf")}
     payload = _plan(train_func=_train, func_args=hostile).payload
@@ -273,6 +284,9 @@ def _closure_over_a_socket() -> Any:
         ({"trainer": CustomTrainerContainer(image="a"), "packages_to_install": ["b"]}, "packages_to_install"),
         ({"script": "no/such/train.py"}, "no/such/train.py"),
         ({"script": __file__, "func_args": {"a": 1}}, "args="),
+        ({"trainer": CustomTrainer(func=__file__, func_args={"a": 1})}, "args="),
+        ({"trainer": CustomTrainer(func="no/such/train.py")}, "no/such/train.py"),
+        ({"trainer": CustomTrainer(func=__file__), "script": "train.py"}, "trainer and script"),
         ({"script": __file__, "args": "--epochs 3"}, "args must be a list"),
         ({"script": __file__, "args": [3]}, r"use str\("),
         ({"train_func": _train, "options": Name("x")}, "options must be a list"),

@@ -119,7 +119,7 @@ def test_numbers_are_no_news_of_the_course() -> None:
 
 
 def test_every_other_event_is_told() -> None:
-    silent = {"MetricReported", "ProgressReported", "UnknownEvent"}
+    silent = {"MetricReported", "ProgressReported", "TrialReported", "UnknownEvent"}
     assert {kind.__name__ for kind in _TELL} == set(facts.Event._registry) - silent
 
 
