@@ -123,3 +123,12 @@ def test_pbt_trains_a_population_whose_best_model_is_older_than_any_trial(home: 
     while parents[trial] != "nothing":
         ancestors, trial = ancestors + 1, parents[trial]
     assert int(found[2]) == 10 * (ancestors + 1) > 10
+
+
+def test_optunas_tools_read_and_copy_a_study_of_scripts(home: dict[str, str], tmp_path: Path) -> None:
+    lines = run("optuna_tools.py", home, tmp_path)
+    assert (lines[0], lines[-1]) == ("study Complete", "copied: 8")
+    told = [re.fullmatch(r"(\d) COMPLETE \{'x': 0\.\d+, 'depth': [1-8]\} (\d\.\d{4}) 5", line) for line in lines[1:9]]
+    losses = {each[1]: float(each[2]) for each in told if each is not None}
+    assert len(losses) == 8
+    assert lines[9] == f"best: {min(losses, key=lambda number: losses[number])} True"
