@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from kfasync.errors import InvalidSpecError
 from kfasync.jobs import CustomTrainer, CustomTrainerContainer, TrainJobTemplate
 from kfasync.optimizer._plan import StudyPlan
-from kfasync.payload import Payload, from_script
 from kfasync.worker import PARAMETERS, PREFIX
 
 if TYPE_CHECKING:
@@ -70,6 +69,9 @@ class Order(StudyPlan):
         made = StudyPlan.checked(search_space, fixed=fixed, **plan)
         if isinstance(trainer, CustomTrainer):
             if isinstance(trainer.func, str | os.PathLike):
+                # A driver, which imports this module too, has no use for it before its first trial.
+                from kfasync.payload import from_script
+
                 # Read now: what happens to the file later must not make trials differ.
                 script: Any = from_script(trainer.func)
                 template = dataclasses.replace(template, trainer=dataclasses.replace(trainer, func=script))
@@ -83,8 +85,8 @@ class Order(StudyPlan):
         trainer = self.template.trainer
         if isinstance(trainer, CustomTrainerContainer):
             return trainer.image
-        func: Any = trainer.func
-        return func.name if isinstance(func, Payload) else getattr(func, "__qualname__", "")
+        # A script's payload has a name.
+        return getattr(trainer.func, "__qualname__", "") or getattr(trainer.func, "name", "")
 
     def probe(self) -> CustomTrainer | CustomTrainerContainer:
         """A trial's trainer without its values: whether it can be submitted does not depend on them."""
