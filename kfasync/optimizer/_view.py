@@ -25,7 +25,7 @@ from kfasync.events import Event, JobDeleted, JobSubmitted, MetricReported, Tria
 from kfasync.jobs import JobSpec
 from kfasync.optimizer._mirror import StudyMirror
 from kfasync.optimizer._order import STUDY_LABEL
-from kfasync.state._schema import translate
+from kfasync.state._schema import NoJournalError, translate
 from kfasync.state._store import Store
 
 __all__ = ["StudiesView"]
@@ -60,20 +60,23 @@ class StudiesView(BaseStorage):
 
     def _look(self) -> None:
         """Take in what has happened since the last look."""
-        if not self._path.exists():
+        try:
+            with translate(self._path), closing(Store(self._path, read_only=True)) as store:
+                self._read(store)
+        except NoJournalError:
             self._start()
-            return
-        with translate(self._path), closing(Store(self._path, read_only=True)) as store:
-            if not self._is_known(store):
-                self._start()
-            while page := store.events(self._cursor, None, None, _PAGE, _KINDS):
-                for event in page:
-                    self._take(event)
-                self._cursor, self._last = page[-1].cursor, page[-1].uid
-            for study in self._studies.values():
-                study.renew()
-                if study.state is None or not study.state.terminal:
-                    study.state = store.state(study.uid)
+
+    def _read(self, store: Store) -> None:
+        if not self._is_known(store):
+            self._start()
+        while page := store.events(self._cursor, None, None, _PAGE, _KINDS):
+            for event in page:
+                self._take(event)
+            self._cursor, self._last = page[-1].cursor, page[-1].uid
+        for study in self._studies.values():
+            study.renew()
+            if study.state is None or not study.state.terminal:
+                study.state = store.state(study.uid)
 
     def _is_known(self, store: Store) -> bool:
         """Whether this is the journal that was read before: a home may be removed and made again."""

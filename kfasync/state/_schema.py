@@ -14,6 +14,7 @@ from kfasync.errors import BackendError, IncompatibleVersionError, JournalError
 
 __all__ = [
     "MIGRATIONS",
+    "NoJournalError",
     "close_notify",
     "connect",
     "locked",
@@ -54,6 +55,10 @@ _NETWORK = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lu
 _NETWORK |= {f"fuse.{kind}" for kind in ("sshfs", "glusterfs", "ceph", "s3fs", "gcsfuse")}
 # Descriptors of notify files. A forked child closes them: it would keep the lock of a parent that died holding it.
 _NOTIFY: set[int] = set()
+
+
+class NoJournalError(JournalError):
+    """There is no journal to be read, or not yet: somebody is just making it."""
 
 
 def notify_path(path: Path) -> Path:
@@ -110,12 +115,13 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         read_only: Whether the connection must change nothing; the file must exist then.
 
     Raises:
+        NoJournalError: There is none to be read.
         JournalError: It can't be opened.
         IncompatibleVersionError: Its version is not this one's.
     """
     with translate(path):
         if read_only and not path.exists():
-            raise JournalError(f"there is no journal at {path}")
+            raise NoJournalError(f"there is no journal at {path}")
         if not read_only:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if filesystem := network_filesystem(path):
@@ -195,6 +201,8 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]] 
 
 def _check_version(connection: sqlite3.Connection) -> None:
     version = version_of(connection)
+    if version == 0:
+        raise NoJournalError("the journal is just being made: try again")
     if version != len(MIGRATIONS):
         raise IncompatibleVersionError(
             f"the journal has schema version {version}, this kfasync reads {len(MIGRATIONS)}: "

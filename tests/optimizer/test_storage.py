@@ -247,6 +247,18 @@ def test_a_home_that_was_made_again_is_read_from_its_beginning(tmp_path: Path) -
     assert (study.study_name, len(storage.get_all_trials(study._study_id))) == ("again", 5)
 
 
+def test_a_journal_may_be_read_while_it_is_being_made(tmp_path: Path) -> None:
+    for number in range(50):
+        home = tmp_path / str(number)
+        made = threading.Thread(target=Record, args=(home, X))
+        made.start()
+        storage = optuna_storage(home)
+        while made.is_alive():
+            storage.get_all_studies()
+        made.join()
+        assert [study.study_name for study in storage.get_all_studies()] == ["study"]
+
+
 def test_a_journal_that_is_none_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite3").write_bytes(b"no journal" * 100)
     (tmp_path / "falsified").touch()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kfasync.errors import IncompatibleVersionError, JournalError
-from kfasync.state import Journal
-from kfasync.state._schema import MIGRATIONS, connect, migrate, network_filesystem, version_of
+from kfasync.state import Journal, _schema
+from kfasync.state._schema import MIGRATIONS, NoJournalError, connect, migrate, network_filesystem, version_of
 from tests.state.happenings import submitted
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE jobs ADD COLUMN colour TEXT NOT NULL DEFAULT 'red'",))
@@ -47,11 +47,20 @@ async def test_a_newer_journal_is_refused_with_advice(tmp_path: Path, read_only:
 
 
 @pytest.mark.anyio
-async def test_an_older_journal_is_not_migrated_by_a_reader(tmp_path: Path) -> None:
+async def test_an_older_journal_is_not_migrated_by_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "older.sqlite3"
-    path.touch()
+    await (await Journal.open(path)).aclose()
+    monkeypatch.setattr(_schema, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE later (a)",)))
     with pytest.raises(IncompatibleVersionError, match="writing once"):
         await Journal.open(path, read_only=True)
+
+
+async def test_a_journal_that_is_not_made_yet_is_none_for_a_reader(tmp_path: Path) -> None:
+    path = tmp_path / "new.sqlite3"
+    for make in (lambda: None, path.touch):
+        make()
+        with pytest.raises(NoJournalError):
+            await Journal.open(path, read_only=True)
     await (await Journal.open(path)).aclose()
     await (await Journal.open(path, read_only=True)).aclose()
 
