@@ -183,7 +183,7 @@ class StudyMirror:
         return None if None in held else [value for value in held if value is not None]
 
     def _attrs(self, trial: TrialRecord) -> dict[str, Any]:
-        told = {"job": trial.name, "reason": trial.reason, "message": trial.message, "retries": trial.retries}
+        told = {name: getattr(trial, name) for name in ("parent", "reason", "message", "retries")} | {"job": trial.name}
         goals = {objective.metric for objective in self._study.objectives}
         others = {name: summary.latest for name, summary in trial.metrics.items() if name not in goals}
         return others | {name: value for name, value in told.items() if value}

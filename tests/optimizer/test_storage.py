@@ -169,9 +169,10 @@ def test_what_is_told_of_a_trial_that_is_no_job_is_seen(tmp_path: Path) -> None:
 def test_somebody_elses_job_of_a_trials_name_is_not_heard(tmp_path: Path) -> None:
     record = Record(tmp_path, X)
     record.stranger("study-0")
-    record.tell(TrialStarted, 0, trial="study-0", parameters={"x": 0.5})
+    record.tell(TrialStarted, 0, trial="study-0", parameters={"x": 0.5}, parent="elder")
     record.report("study-0", 5.0)
     (trial,) = load(tmp_path).trials
+    assert trial.user_attrs == {"job": "study-0", "parent": "elder"}
     assert (trial.params, trial.intermediate_values) == ({"x": 0.5}, {})
 
 

@@ -55,6 +55,7 @@ async def test_an_older_journal_is_not_migrated_by_a_reader(tmp_path: Path, monk
         await Journal.open(path, read_only=True)
 
 
+@pytest.mark.anyio
 async def test_a_journal_that_is_not_made_yet_is_none_for_a_reader(tmp_path: Path) -> None:
     path = tmp_path / "new.sqlite3"
     for make in (lambda: None, path.touch):
