@@ -95,7 +95,7 @@ class Trials:
             handle = await self._find(trial) if known else None
             if handle is None and self._halted is not None:
                 return self._never()
-            handle = handle or await self._create(trial)
+            handle = await (self._create(trial) if handle is None else self._ensure(trial, handle))
             self._handles[trial.number] = handle
             return await self._follow(trial, handle)
         except (InvalidSpecError, JobExistsError, RuntimeNotFoundError) as error:
@@ -140,6 +140,16 @@ class Trials:
         if state.stop == "suspend" and self._halted is None:
             await handle.wait({"Suspended", "Failed"})
             await handle.resume()
+        return handle
+
+    async def _ensure(self, trial: TrialRecord, handle: JobHandle) -> JobHandle:
+        """See that a job that was found is more than an intent, recorded by a driver that died before it created it.
+
+        To submit it again creates it then, and is nothing to a place that has it.
+        """
+        if self._halted is None and (await handle.state()).status is Status.CREATED:
+            with contextlib.suppress(JobExistsError):  # It is there, and its function looks another way from here.
+                return await self._create(trial)
         return handle
 
     async def _create(self, trial: TrialRecord) -> JobHandle:

@@ -134,6 +134,12 @@ class FakeJob:
         for rank in self._ranks:
             self._close(rank)
 
+    def kill_rank(self, number: int) -> None:
+        """End a rank of the present attempt as SIGKILL from outside does."""
+        for rank in list(self._ranks):
+            if rank.rank == number:
+                self._exit(rank, _SIGKILL, message="it was killed by SIGKILL")
+
     def present(self) -> list[Event]:
         """The events that describe the present attempt, after a `Gap` where older ones were never seen by anybody."""
         if any(event.key not in self.seen for event in self.history if event.attempt != self.attempt):

@@ -94,6 +94,17 @@ class FakeWorld:
             job.kill()
             self.notify()
 
+    def kill_rank(self, job: str, rank: int = 0) -> None:
+        """End a rank as ``kill -9`` from outside does; nothing happens where there is none that runs.
+
+        Args:
+            job: The job's name.
+            rank: Its global rank.
+        """
+        for each in self._jobs.values():
+            if each.spec.name == job:
+                each.kill_rank(rank)
+
     def expire(self, uid: str) -> None:
         """Remove a job whose time to live is over, and say so."""
         job = self._jobs.get(uid)

@@ -12,7 +12,7 @@ import pytest
 from kfasync import payload
 from kfasync.engine import Engine
 from kfasync.events import Event, JobCompleted, JobDeleted, JobStarted
-from kfasync.jobs import JobSpec
+from kfasync.jobs import JobSpec, RestartPolicy
 from kfasync.state import Status, verify
 from kfasync.testing import Crashes, FakeBackend, FakeBackendConfig, FakeRank, FakeScript, FakeWorld
 
@@ -62,6 +62,22 @@ async def test_a_job_that_was_removed_behind_a_lost_connection_is_lost(engine: E
 
 def _hang(rank: FakeRank) -> Iterator[float]:
     yield math.inf
+
+
+async def test_a_rank_that_is_killed_from_outside_starts_again_by_its_jobs_policy(
+    engine: Engine, fake: FakeBackend
+) -> None:
+    fake.world.script("a", FakeScript(run=_hang))
+    handle = await engine.submit(JobSpec(name="a", restart=RestartPolicy(max_restarts=1)), payload.none())
+    for attempt in (1, 2):
+        async with contextlib.aclosing(handle.changes()) as states:
+            async for state in states:
+                if (state.status, state.attempt) == (Status.RUNNING, attempt):
+                    break
+        fake.world.kill_rank("a")
+    failed = await handle.wait({"Failed"}, timeout=20)
+    assert failed.failure is not None
+    assert (failed.reason, failed.failure.exit_code) == ("Error", -9)
 
 
 async def test_a_client_that_dies_anywhere_loses_no_job(tmp_path: Path) -> None:
