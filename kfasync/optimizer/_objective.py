@@ -33,12 +33,24 @@ class TrialState(StrEnum):
 class Objective:
     """A metric to optimise.
 
+    A trial achieved the best value that it ever reported, as with Katib, not the last one. What counts:
+
+    * What `kfasync.report` is given, by any name.
+    * What is printed on stdout as ``name=value``, anywhere in a line, by Katib's rule: of such a name only ASCII
+      letters, digits, ``_``, ``-`` and ``|`` are read, so that ``val/loss=0.5`` is a ``loss``. A last line without its
+      end counts as well.
+    * inf like any other number. nan is no value: a trial that reported nothing else of an objective, or nothing at all,
+      has failed for the reason ``NoMetric``.
+    * Reports without a step, each as one step further than the one before.
+
     Attributes:
         metric: Its name, as the training code reports or prints it.
         direction: Whether less or more is better; a `Direction` or its text.
+        rank: The global rank whose reports count, None for all of them. What other ranks than 0 print never counts,
+            for they print the same; what they give to `kfasync.report` is asked for by this.
 
     Raises:
-        InvalidSpecError: The metric has no name, or the direction is neither.
+        InvalidSpecError: The metric has no name, the direction is neither, or there can't be such a rank.
 
     Example:
         >>> Objective("accuracy", "maximize").direction
@@ -47,6 +59,7 @@ class Objective:
 
     metric: str = "loss"
     direction: Direction | str = Direction.MINIMIZE
+    rank: int | None = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric.strip():
@@ -56,15 +69,17 @@ class Objective:
         if text not in tuple(Direction):
             raise InvalidSpecError(f"objective {self.metric!r}: direction is minimize or maximize, not {text!r}")
         self.direction = Direction(text)
+        if self.rank is not None:
+            self.rank = whole(self.rank, f"objective {self.metric!r}: rank", least=0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"metric": self.metric, "direction": str(self.direction)}
+        return {"metric": self.metric, "direction": str(self.direction), "rank": self.rank}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Objective:
         """The objective that `to_dict` wrote."""
-        return cls(data["metric"], data["direction"])
+        return cls(data["metric"], data["direction"], data.get("rank", 0))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 from kfasync.errors import InvalidSpecError
 from kfasync.events import Event, TrialEnded, TrialReported, TrialStarted
 from kfasync.optimizer._objective import Direction, Objective, TrialConfig, TrialState
-from kfasync.state._metrics import MetricSummary
+from kfasync.state._metrics import MetricSummary, is_printable
 
 __all__ = ["INFRASTRUCTURE", "StopRules", "Study", "TrialRecord", "Verdict", "objective_values"]
 
@@ -224,10 +224,13 @@ class Study:
             return Verdict(False, why, "it ended before any trial started")
         if any(trial.reason == "NoMetric" for trial in self.trials.values()):
             names = " and ".join(repr(objective.metric) for objective in self.objectives)
-            return Verdict(
-                False, "NoMetric", f"no trial reported {names}: print it as name=value, or kfasync.report it"
-            )
+            return Verdict(False, "NoMetric", f"no trial reported {names}: {self._how_to_report()}")
         return Verdict(False, "NoCompleteTrial", f"no trial was complete; {self._last_failure()}")
+
+    def _how_to_report(self) -> str:
+        if all(is_printable(objective.metric) for objective in self.objectives):
+            return "print it as name=value, or kfasync.report it"
+        return "kfasync.report it; a printed name has only letters of ASCII, digits, '_', '-' and '|'"
 
     def _last_failure(self) -> str:
         failed = [trial for trial in self.trials.values() if trial.state is TrialState.FAILED]

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from kfasync.engine import JobHandle
 from kfasync.errors import InvalidSpecError, JobExistsError, JobNotFoundError, RuntimeNotFoundError
 from kfasync.events import Event, MetricReported
-from kfasync.optimizer._objective import TrialState
+from kfasync.optimizer._objective import Objective, TrialState
 from kfasync.optimizer._order import STUDY_LABEL, Order
 from kfasync.optimizer._study import TrialRecord, objective_values
 from kfasync.state import JobState, MetricSummary, Status
+from kfasync.state._metrics import summarise
 from kfasync.trainer import AsyncTrainerClient
 
 __all__ = ["Curve", "Ending", "Trials"]
@@ -40,15 +41,21 @@ class Ending:
 
 
 class Curve:
-    """Steps and values of one metric, from a job's reports in order; a report without a step is one further."""
+    """Steps and values of one metric, from a job's reports in order; a report without a step is one further.
 
-    def __init__(self, metric: str) -> None:
+    Args:
+        metric: Its name.
+        rank: The rank whose reports count, None for all of them.
+    """
+
+    def __init__(self, metric: str, rank: int | None = 0) -> None:
         self._metric = metric
+        self._rank = rank
         self._count = 0
 
     def point(self, report: MetricReported) -> tuple[float, float] | None:
         """What the report says of the metric, if it does."""
-        if self._metric not in report.values:
+        if self._metric not in report.values or self._rank not in (None, report.rank):
             return None
         step = self._count if report.step is None else report.step
         self._count += 1
@@ -126,7 +133,8 @@ class Trials:
         return list(self._curve().points(events))
 
     def _curve(self) -> Curve:
-        return Curve(self._order.objectives[0].metric)
+        objective = self._order.objectives[0]
+        return Curve(objective.metric, objective.rank)
 
     async def _find(self, trial: TrialRecord) -> JobHandle | None:
         """The job that an earlier driver created; it goes on if it was suspended with the study."""
@@ -166,17 +174,36 @@ class Trials:
     async def _follow(self, trial: TrialRecord, handle: JobHandle) -> Ending | None:
         if self._halted is not None:
             await self._stop(handle)
+        over = asyncio.create_task(self._over(handle))
         watching = asyncio.create_task(self._watch(trial.number, handle))
         try:
-            state = await self._over(handle)
+            done, _ = await asyncio.wait([over, watching], return_when=asyncio.FIRST_COMPLETED)
+            if watching in done:
+                watching.result()  # A trial that can't be judged or stopped would go on for ever, unseen.
+            state = await over
             if not state.terminal:
                 return None
             await watching
         finally:
+            over.cancel()
             watching.cancel()
-            await asyncio.wait([watching])
-        metrics = dict(await self._place.get_job_metrics(trial.name))
-        return self._ending(state, metrics, saved=await self._has_saved(handle, state))
+            await asyncio.gather(over, watching, return_exceptions=True)
+        reported = await self._place.get_job_metrics(trial.name)
+        metrics = await self._counted(state, reported)
+        missing = [_missing(each, metrics, reported) for each in self._order.objectives]
+        saved = await self._has_saved(handle, state)
+        return _ending(state, metrics, missing="; ".join(filter(None, missing)), saved=saved)
+
+    async def _counted(self, state: JobState, reported: Mapping[str, MetricSummary]) -> dict[str, MetricSummary]:
+        """All that a job has reported, its objectives only by the ranks that count for each."""
+        metrics, objectives = dict(reported), self._order.objectives
+        if len(state.ranks) != 1 or any(each.rank not in (None, 0) for each in objectives):
+            events = await self._place.engine.history(state.uid)
+            for objective in objectives:
+                metrics.pop(objective.metric, None)
+                if (summary := _summary(objective, events)) is not None:
+                    metrics[objective.metric] = summary
+        return metrics
 
     async def _has_saved(self, handle: JobHandle, state: JobState) -> bool:
         """Whether a trial from which others are to go on left something for them."""
@@ -221,15 +248,40 @@ class Trials:
             return Ending(outcome=TrialState.PRUNED, reason="Pruned", message=message)
         return Ending(outcome=TrialState.FAILED, reason="Cancelled", message=message)
 
-    def _ending(self, state: JobState, metrics: dict[str, MetricSummary], *, saved: bool) -> Ending:
-        outcome, reason, message = TrialState.COMPLETE, state.reason, state.message
-        values = objective_values(self._order.objectives, metrics)
-        missing = [each.metric for each in self._order.objectives if each.metric not in values]
-        if state.status is Status.FAILED:
-            # By the job's word: a trial that failed by itself before it could be asked has failed.
-            outcome = TrialState.PRUNED if reason == "Pruned" else TrialState.FAILED
-        elif missing:
-            outcome, reason, message = TrialState.FAILED, "NoMetric", f"it never reported {' and '.join(missing)}"
-        elif not saved:
-            outcome, reason, message = TrialState.FAILED, "NoCheckpoint", _UNSAVED
-        return Ending(outcome=outcome, reason=reason, message=message, metrics=metrics)
+
+def _ending(state: JobState, metrics: Mapping[str, MetricSummary], *, missing: str, saved: bool) -> Ending:
+    outcome, reason, message = TrialState.COMPLETE, state.reason, state.message
+    if state.status is Status.FAILED:
+        # By the job's word: a trial that failed by itself before it could be asked has failed.
+        outcome = TrialState.PRUNED if reason == "Pruned" else TrialState.FAILED
+    elif missing:
+        outcome, reason, message = TrialState.FAILED, "NoMetric", missing
+    elif not saved:
+        outcome, reason, message = TrialState.FAILED, "NoCheckpoint", _UNSAVED
+    return Ending(outcome=outcome, reason=reason, message=message, metrics=metrics)
+
+
+def _summary(objective: Objective, events: Iterable[Event]) -> MetricSummary | None:
+    """What the ranks that count have reported of an objective."""
+    summary, attempt = None, 0
+    for event in events:
+        if not isinstance(event, MetricReported) or objective.rank not in (None, event.rank):
+            continue
+        if (value := event.values.get(objective.metric)) is not None:
+            summary = summarise(summary, float(value), is_latest=event.attempt >= attempt)
+            attempt = max(attempt, event.attempt)
+    return summary
+
+
+def _missing(objective: Objective, metrics: Mapping[str, MetricSummary], reported: Mapping[str, MetricSummary]) -> str:
+    """Why a trial has no value of an objective, for people; empty when it has one."""
+    metric = objective.metric
+    if objective_values([objective], metrics):
+        return ""
+    if metric in metrics:
+        return f"all that it reported of {metric} is nan"
+    if metric in reported:
+        return (
+            f"its rank {objective.rank} never reported {metric}, another one did: ask for that by Objective(rank=...)"
+        )
+    return f"it never reported {metric}"

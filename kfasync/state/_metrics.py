@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["MetricSummary", "parse_metrics", "parse_report", "summarise"]
+__all__ = ["MetricSummary", "is_printable", "parse_metrics", "parse_report", "summarise"]
 
 # Katib's rule for `name=value` (its stdout collector), plus nan and inf. A value that is no number is taken as far as
 # Katib takes it, so that the next name begins where it does there. The time is linear, for no character is looked at
@@ -16,6 +16,7 @@ __all__ = ["MetricSummary", "parse_metrics", "parse_report", "summarise"]
 # of other characters.
 _EXPONENT = r"(?:[eE][+-]?\d++)?+"
 _NUMBER = rf"[+-]?(?:(?:\d++(?:\.\d++)?+|\.\d++){_EXPONENT}|(?i:nan|inf(?:inity)?+)(?!\w))"
+_NAME = re.compile(r"[\w|-]+", re.ASCII)
 _SCANNER = re.compile(rf"([\w|-]++)(?:\s*+=\s*+(?:({_NUMBER})|[+-]?{_EXPONENT}))?+|[^\w|-]++", re.ASCII)
 
 
@@ -44,6 +45,11 @@ def summarise(old: MetricSummary | None, value: float, *, is_latest: bool = True
     if math.isnan(old.min):
         return MetricSummary(value, value, latest)
     return MetricSummary(min(old.min, value), max(old.max, value), latest)
+
+
+def is_printable(name: str) -> bool:
+    """Whether a metric of this name can be printed as ``name=value``; others can only be reported."""
+    return _NAME.fullmatch(name) is not None
 
 
 def parse_metrics(line: str) -> list[tuple[str, float]]:

@@ -111,3 +111,39 @@ def two_kinds(x: float, kind: str) -> None:
 
     for step in range(3):
         kfasync.report(step=step, loss=10 * x + (3 - step) + (kind == "a") / 10)
+
+
+def say(text: str, x: float) -> None:
+    """Writes a text as it stands, and exits at once."""
+    import sys
+
+    sys.stdout.write(text)
+
+
+def tell(reports: list[dict[str, float]], x: float) -> None:
+    """Reports what it is given."""
+    import kfasync
+
+    for each in reports:
+        kfasync.report(**each)
+
+
+def tell_by_rank(printed: bool, x: float) -> None:
+    """Every rank says its own number, rank 0 the largest one."""
+    import os
+
+    import kfasync
+
+    loss = 10 - int(os.environ["RANK"])
+    if printed:
+        print(f"loss={loss}")
+    else:
+        kfasync.report(step=0, loss=loss)
+
+
+def tear(x: float) -> None:
+    """Its last report is cut in the middle, as by a full disk or a kill."""
+    import os
+
+    with open(os.environ["KFASYNC_REPORT_FILE"], "w") as file:
+        file.write('{"k":"metric","t":1.0,"s":0,"m":{"los')

@@ -16,6 +16,11 @@ class Theirs(enum.Enum):
     MAXIMIZE = "maximize"
 
 
+def test_an_objective_of_an_older_version_is_rank_zeros() -> None:
+    assert Objective.from_dict({"metric": "loss", "direction": "minimize"}).rank == 0
+    assert Objective.from_dict(Objective(rank=None).to_dict()).rank is None
+
+
 @pytest.mark.parametrize("direction", ["maximize", Direction.MAXIMIZE, Theirs.MAXIMIZE])
 def test_a_direction_is_a_text_or_a_member(direction: Any) -> None:
     objective = Objective("accuracy", direction)
@@ -25,11 +30,12 @@ def test_a_direction_is_a_text_or_a_member(direction: Any) -> None:
 
 
 def test_defaults_are_those_of_kubeflow() -> None:
-    assert Objective() == Objective("loss", "minimize")
+    assert Objective() == Objective("loss", "minimize", rank=0)
     assert TrialConfig() == TrialConfig(10, 1, None)
 
 
-@pytest.mark.parametrize("fields", [{"metric": ""}, {"metric": None}, {"direction": "up"}, {"direction": None}])
+@pytest.mark.parametrize("fields", [{"metric": ""}, {"metric": None}, {"direction": "up"}, {"direction": None},
+                                    {"rank": -1}, {"rank": "all"}, {"rank": True}])  # fmt: skip
 def test_a_wrong_objective_is_refused(fields: Any) -> None:
     with pytest.raises(InvalidSpecError):
         Objective(**fields)

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kfasync.state import parse_metrics, parse_report
+from kfasync.state._metrics import is_printable, summarise
 
 KATIB = re.compile(r"([\w|-]+)\s*=\s*([+-]?\d*(\.\d+)?([Ee][+-]?\d+)?)", re.ASCII)
 
@@ -59,6 +60,33 @@ def test_nan_is_a_value() -> None:
 @example("a=.=1 b=1.=2 c=1e=3")
 def test_the_rule_is_katibs(line: str) -> None:
     assert parse_metrics(line) == katib(line)
+
+
+@given(st.text(max_size=8), st.floats() | st.integers(-(10**9), 10**9))
+@example("loss", math.inf)
+@example("", 1)
+def test_a_name_is_printable_if_its_printed_value_is_read_back(name: str, value: float) -> None:
+    [read] = [each for each in parse_metrics(f"{name}={value!r}") if each[0] == name] or [None]
+    assert (read is not None) == is_printable(name)
+    assert read is None or read[1] == value or math.isnan(value)
+
+
+@given(st.text(max_size=20), st.lists(st.floats(allow_nan=False), min_size=1, max_size=5))
+def test_what_stands_around_the_pairs_does_not_matter(noise: str, values: list[float]) -> None:
+    noise = noise.replace("=", ":")
+    line = "".join(f"{noise} m{n}={value!r}, " for n, value in enumerate(values))
+    assert parse_metrics(line) == [(f"m{n}", value) for n, value in enumerate(values)]
+
+
+@given(st.lists(st.floats(), min_size=1))
+def test_a_summary_is_that_of_all_values(values: list[float]) -> None:
+    summary = None
+    for value in values:
+        summary = summarise(summary, value)
+    assert summary is not None
+    numbers = [value for value in values if not math.isnan(value)] or [math.nan]
+    for told, true in ((summary.min, min(numbers)), (summary.max, max(numbers)), (summary.latest, values[-1])):
+        assert told == true or (math.isnan(told) and math.isnan(true))
 
 
 @pytest.mark.parametrize("piece", ["a", "a ", "=", "a=", "a=1", " ", "a=1.", "1e", "-", "a=nan", "é"])
