@@ -147,3 +147,13 @@ def tear(x: float) -> None:
 
     with open(os.environ["KFASYNC_REPORT_FILE"], "w") as file:
         file.write('{"k":"metric","t":1.0,"s":0,"m":{"los')
+
+
+def pass_gate(path: str, x: float) -> None:
+    """Waits until the test lets go of a file."""
+    import fcntl
+
+    print("waiting", flush=True)
+    with open(path) as gate:
+        fcntl.flock(gate, fcntl.LOCK_SH)
+    print(f"loss={x}")

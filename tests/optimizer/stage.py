@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Stage:
         endings: How often each trial's script came to its end, by the trial's number.
         released: Whether trials last no longer than they must.
         lose: Names of jobs that the place loses once they run.
+        heard: Told the number of each trial that begins.
         endless: Names of jobs that last until they are stopped.
     """
 
@@ -59,6 +60,7 @@ class Stage:
         self.released = False
         self.lose: set[str] = set()
         self.endless: set[str] = set()
+        self.heard: Callable[[int], object] = lambda number: None
         self._lasting: set[int] = set()
         self._ended: set[int] = set()
         plan = {"algorithm": RandomSearch(1), "objectives": None, "stopping": None, "enqueued": ()} | search
@@ -78,6 +80,7 @@ class Stage:
     def play(self, name: str, number: int, rank: FakeRank, x: float) -> Iterator[float | None]:
         """A trial: reports, lasts, prints its last word and ends."""
         self.given[name] = x
+        self.heard(number)
         rank.report(0, loss=x + 1)
         if name in self.lose:
             # Not from within: a job does not take itself away.

@@ -74,6 +74,12 @@ def test_an_unknown_fault_fails(root: Path) -> None:
         check({46: cannot_occur("there is no such thing")}, root)
 
 
+def test_who_answers_for_some_faults_only_is_asked_for_those(root: Path) -> None:
+    assert_faults_covered("part", {7: covered_by("test_mine.py::test_one")}, root=root, among=[7])
+    with pytest.raises(AssertionError, match="fault 9 has neither"):
+        assert_faults_covered("part", {7: covered_by("test_mine.py::test_one")}, root=root, among=[7, 9])
+
+
 def test_everything_wrong_is_told_at_once(root: Path) -> None:
     with pytest.raises(AssertionError) as caught:
         check({1: Answer(), 2: covered_by("test_mine.py::test_none")}, root)
