@@ -37,6 +37,7 @@ FAULTS = {
     6: covered_by(
         f"{HERE}/test_metrics.py::test_a_trial_without_a_value_has_failed_and_the_study_says_so",
         f"{HERE}/test_client.py::test_a_study_whose_trials_never_report_its_objective_fails_and_says_so",
+        f"{HERE}/test_faults.py::test_a_last_value_behind_a_broken_log_stream_counts",
     ),
     7: covered_by(
         f"{HERE}/test_faults.py::test_a_study_whose_client_is_killed_goes_on_and_is_found_by_the_same_call",
@@ -66,6 +67,20 @@ FAULTS = {
 
 def test_every_fault_of_studies_has_a_test(pytestconfig: pytest.Config) -> None:
     assert_faults_covered("studies", FAULTS, root=pytestconfig.rootpath, among=FAULTS)
+
+
+# -------------------------------------------------------------------- 6: values
+
+
+@pytest.mark.parametrize("after", [1, 2])
+async def test_a_last_value_behind_a_broken_log_stream_counts(tmp_path: Path, after: int) -> None:
+    stage = Stage(tmp_path, trials=1, parallel=1)
+    # A trial reports one value, and prints another one just before its end.
+    stage.world.inject.cut_logs(after)
+    await stage.submit()
+    await stage.drive(1)
+    (trial,) = (await stage.study()).trials.values()
+    assert trial.metrics["loss"].latest == trial.parameters["x"]
 
 
 # -------------------------------------------------------------------- 7, 45: clients

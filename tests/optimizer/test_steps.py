@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kfasync.errors import SupersededError
-from kfasync.optimizer import StopRules
+from kfasync.errors import BackendUnavailableError, SupersededError
+from kfasync.optimizer import MedianStop, StopRules
 from kfasync.optimizer._study import Verdict
 from kfasync.testing import Crashes
 from tests.optimizer.stage import NAME, Stage
@@ -40,7 +40,15 @@ def with_a_goal(home: Path) -> Stage:
     return stage
 
 
-STORIES = pytest.mark.parametrize("make", [plain, with_a_lost_trial, with_a_goal])
+def with_early_stopping(home: Path) -> Stage:
+    """The second trial is worse than the first one, and is ended early."""
+    rule = MedianStop(n_startup_trials=1, n_warmup_steps=0)
+    stage = Stage(home, trials=3, parallel=1, enqueued=[{"x": 0.5}, {"x": 0.9}, {"x": 0.1}], stopping=rule)
+    stage.endless.add(f"{NAME}-1")
+    return stage
+
+
+STORIES = pytest.mark.parametrize("make", [plain, with_a_lost_trial, with_a_goal, with_early_stopping])
 
 
 async def check(stage: Stage, verdict: Verdict | None) -> End:
@@ -91,8 +99,9 @@ async def test_a_driver_that_dies_at_any_step_leaves_a_study_that_ends_the_same(
         await stage.submit()
         try:
             await stage.drive(1, crashes)
-        except BaseException:
-            if not crashes.dead:
+        except BaseException as error:
+            # Nothing of a driver may wait on when another part of it is gone.
+            if not crashes.dead or isinstance(error, asyncio.CancelledError):
                 raise
         died.append(crashes.dead)
         stage.kill_driver()
@@ -100,9 +109,22 @@ async def test_a_driver_that_dies_at_any_step_leaves_a_study_that_ends_the_same(
         stage.released = step % 2 == 0
         assert await check(stage, await stage.drive(2)) == expected, crashes.reached
 
-    # A few more than there were: no two lives batch their events alike.
-    await some_at_once(range(len(points) + 10), one)
-    assert sum(died) >= len(points) - 10
+    # The other stories begin as the plain one does. A few steps more than there were: no two lives batch events alike.
+    beginning = 0 if make is plain else points.index("submit:before")
+    await some_at_once(range(beginning, len(points) + 10), one)
+    assert sum(died) >= len(points) - beginning - 10
+
+
+async def test_a_trial_that_could_not_be_stopped_ends_its_driver_and_is_stopped_by_the_next_one(tmp_path: Path) -> None:
+    stage = with_early_stopping(tmp_path)
+    # As often as the engine asks.
+    stage.world.inject.refuse("cancel", BackendUnavailableError("the place is down"), times=4)
+    await stage.submit()
+    with pytest.raises(ExceptionGroup):
+        await stage.drive(1)
+    stage.kill_driver()
+    await check(stage, await stage.drive(2))
+    assert [trial.state for trial in (await stage.study()).trials.values()] == ["complete", "pruned", "complete"]
 
 
 class Usurped(Crashes):
