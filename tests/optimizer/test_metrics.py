@@ -127,6 +127,23 @@ async def test_what_other_ranks_print_never_counts(optimizer: AsyncOptimizerClie
     assert (await failed(optimizer, name)).reason == "NoMetric"
 
 
+async def test_a_trial_tells_that_another_rank_than_its_objectives_has_reported(
+    optimizer: AsyncOptimizerClient,
+) -> None:
+    def last_stage(x: float) -> None:
+        import os
+
+        import kfasync
+
+        if os.environ["RANK"] == "1":
+            kfasync.report(loss=x)
+
+    name = await optimizer.optimize(template(last_stage, num_nodes=2), search_space=X, trial_config=ONE)
+    assert (await failed(optimizer, name)).reason == "NoMetric"
+    (told,) = [each.message for each in await optimizer.get_job_events(name) if each.reason == "TrialFailed"]
+    assert "its rank 0 never reported loss, another one did" in told
+
+
 async def test_reports_without_a_step_count_as_steps_and_other_ranks_do_not_hasten_them(
     optimizer: AsyncOptimizerClient,
 ) -> None:
