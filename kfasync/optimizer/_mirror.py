@@ -111,7 +111,8 @@ class StudyMirror:
         self._stale.add(event.number)
         if isinstance(event, TrialStarted):
             self._numbers[event.trial] = event.number
-            self._curves[event.trial] = Curve(self._study.objectives[0].metric)
+            first = self._study.objectives[0]
+            self._curves[event.trial] = Curve(first.metric, first.rank)
             self._steps[event.number] = {}  # What an earlier try of it reported does not count.
             if event.number == len(self.trials):
                 self.trials.append(FrozenTrial(**_nobody(event.number, event.cursor)))
