@@ -19,6 +19,8 @@ from kfasync.trainer import AsyncTrainerClient
 
 __all__ = ["Curve", "Ending", "Trials"]
 
+_STILL = frozenset({Status.SUSPENDED, Status.COMPLETE, Status.FAILED})
+_GOES_ON = frozenset({Status.RUNNING, Status.COMPLETE, Status.FAILED})
 _EARLY = "stopped early: it could not become the best"
 _UNSAVED = "it saved nothing into kfasync.checkpoint_dir(), and with PBT the next trials go on from there"
 
@@ -87,6 +89,7 @@ class Trials:
         self._judge = judge
         self._handles: dict[int, JobHandle] = {}
         self._halted: tuple[str, str] | None = None
+        self._suspended = asyncio.Event()
 
     async def see(self, trial: TrialRecord, *, known: bool) -> Ending | None:
         """See a trial to its end.
@@ -121,6 +124,8 @@ class Trials:
         """
         if self._halted != (cause, message):
             self._halted = (cause, message)
+            if cause == "suspend":
+                self._suspended.set()
             await asyncio.gather(*map(self._stop, list(self._handles.values())))
 
     async def reported(self, trial: TrialRecord) -> list[tuple[float, float]]:
@@ -214,10 +219,15 @@ class Trials:
 
     async def _over(self, handle: JobHandle) -> JobState:
         """Wait until the job has ended, or is suspended because the study is."""
-        async with contextlib.aclosing(handle.changes()) as states:
-            async for state in states:
-                if state.status is Status.SUSPENDED and self._halted is not None and self._halted[0] == "suspend":
-                    break
+        while (state := await handle.wait(_STILL)).status is Status.SUSPENDED and not self._suspended.is_set():
+            # Somebody suspended this trial alone: it goes on some day, or the study is suspended meanwhile.
+            either = asyncio.create_task(handle.wait(_GOES_ON)), asyncio.create_task(self._suspended.wait())
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in either:
+                    task.cancel()
+                await asyncio.gather(*either, return_exceptions=True)
         return state
 
     async def _watch(self, number: int, handle: JobHandle) -> None:

@@ -65,6 +65,20 @@ async def test_cancel_stops_the_trials(optimizer: AsyncOptimizerClient) -> None:
     await optimizer.cancel(name)
 
 
+async def test_a_study_is_suspended_although_somebody_suspended_its_trial_before(
+    optimizer: AsyncOptimizerClient,
+) -> None:
+    config = TrialConfig(num_trials=1)
+    name = await optimizer.optimize(template(count_starts), search_space=X, trial_config=config, name="nested")
+    trial = f"{name}-0"
+    await first(optimizer, name, JobStarted, suffix="-")
+    for job in (trial, name):
+        await optimizer._trials.suspend(job)
+        await optimizer._trials.wait_for_job_status(job, {"Suspended"}, timeout=60)
+    await optimizer.resume(name)
+    assert [each.status for each in (await finished(optimizer, name)).trials] == ["complete"]
+
+
 async def test_a_cancelled_suspended_study_leaves_no_suspended_trial(optimizer: AsyncOptimizerClient) -> None:
     name = await optimizer.optimize(template(wait_for_ever), search_space=X, trial_config=TrialConfig(1), name="both")
     await first(optimizer, name, JobStarted, suffix="-")
