@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,7 +25,7 @@ from kfasync.errors import (
     WrongLoopError,
 )
 from kfasync.events import Event, JobDeleted, JobSubmitted
-from kfasync.state import JobState, Journal, MetricSummary, Status
+from kfasync.state import JobState, Journal, MetricSummary, Reported, Status
 
 if TYPE_CHECKING:
     from kfasync.jobs import JobSpec, Runtime
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Engine"]
 
 _log = log.get("engine")
+
+# Jobs whose reports are read at once. It bounds how long others wait for the journal's thread: some 20 ms.
+_PAGE = 100
 
 
 class Engine:
@@ -258,6 +261,18 @@ class Engine:
         state = await core.named(name)
         await core.collector.collect_now(state)
         return (await core.known(state.uid, name)).metrics
+
+    async def reports(self, names: Sequence[str]) -> list[Reported]:
+        """What some jobs have reported, each job's reports in order.
+
+        Only what somebody has read from their output is known: `job_metrics` reads it, and the driver of a study does
+        for each trial that has ended. A job that is not there has reported nothing.
+        """
+        core = await self._ready()
+        found: list[Reported] = []
+        for start in range(0, len(names), _PAGE):
+            found += await core.journal.reports(core.place, names[start : start + _PAGE])
+        return found
 
     async def runtimes(self) -> list[Runtime]:
         """The training runtimes of the place."""

@@ -16,13 +16,13 @@ from optuna.trial import TrialState as OptunaState
 
 from kfasync.events import JobSubmitted, MetricReported, TrialEnded, TrialReported, TrialStarted
 from kfasync.optimizer._checks import LARGEST
+from kfasync.optimizer._curves import Curve
 from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._optuna import STATES, distribution
 from kfasync.optimizer._parameter import CategoricalSearchSpace, ParameterSpec, Value
 from kfasync.optimizer._ranges import IntegerSearchSpace, LogNormalSearchSpace, NormalSearchSpace
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._study import Study, TrialRecord, objective_values
-from kfasync.optimizer._trials import Curve
 from kfasync.state import JobState
 
 __all__ = ["StudyMirror", "natural"]
@@ -125,7 +125,7 @@ class StudyMirror:
         number = self._numbers.get(event.job)
         if number is None or self._study.trials[number].name != event.job:
             return
-        point = self._curves[event.job].point(event)
+        point = self._curves[event.job].point(event.step, event.values)
         if point is not None:
             self._note(number, *point)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kfasync.engine import JobHandle
 from kfasync.errors import InvalidSpecError, JobExistsError, JobNotFoundError, RuntimeNotFoundError
 from kfasync.events import Event, MetricReported
+from kfasync.optimizer._curves import Curve
 from kfasync.optimizer._objective import Objective, TrialState
 from kfasync.optimizer._order import STUDY_LABEL, Order
 from kfasync.optimizer._study import TrialRecord, objective_values
@@ -17,7 +18,7 @@ from kfasync.state import JobState, MetricSummary, Status
 from kfasync.state._metrics import summarise
 from kfasync.trainer import AsyncTrainerClient
 
-__all__ = ["Curve", "Ending", "Trials"]
+__all__ = ["Ending", "Trials"]
 
 _STILL = frozenset({Status.SUSPENDED, Status.COMPLETE, Status.FAILED})
 _GOES_ON = frozenset({Status.RUNNING, Status.COMPLETE, Status.FAILED})
@@ -40,34 +41,6 @@ class Ending:
     reason: str = ""
     message: str = ""
     metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
-
-
-class Curve:
-    """Steps and values of one metric, from a job's reports in order; a report without a step is one further.
-
-    Args:
-        metric: Its name.
-        rank: The rank whose reports count, None for all of them.
-    """
-
-    def __init__(self, metric: str, rank: int | None = 0) -> None:
-        self._metric = metric
-        self._rank = rank
-        self._count = 0
-
-    def point(self, report: MetricReported) -> tuple[float, float] | None:
-        """What the report says of the metric, if it does."""
-        if self._metric not in report.values or self._rank not in (None, report.rank):
-            return None
-        step = self._count if report.step is None else report.step
-        self._count += 1
-        return float(step), float(report.values[self._metric])
-
-    def points(self, events: Iterable[Event]) -> Iterator[tuple[float, float]]:
-        """All that a job's events say."""
-        for event in events:
-            if isinstance(event, MetricReported) and (point := self.point(event)) is not None:
-                yield point
 
 
 class Trials:
@@ -130,12 +103,8 @@ class Trials:
 
     async def reported(self, trial: TrialRecord) -> list[tuple[float, float]]:
         """Steps and values of the first objective that a trial has reported; none when its job was deleted."""
-        engine = self._place.engine
-        try:
-            events = await engine.history((await engine.job(trial.name)).uid)
-        except JobNotFoundError:
-            return []
-        return list(self._curve().points(events))
+        curve, reports = self._curve(), await self._place.engine.reports([trial.name])
+        return [point for each in reports if (point := curve.point(each.step, each.values, each.rank)) is not None]
 
     def _curve(self) -> Curve:
         objective = self._order.objectives[0]
@@ -237,7 +206,7 @@ class Trials:
         curve = self._curve()
         async with contextlib.aclosing(handle.metrics()) as reports:
             async for report in reports:
-                point = curve.point(report)
+                point = curve.point(report.step, report.values, report.rank)
                 if point is not None and await asyncio.to_thread(self._judge, number, *point):
                     await handle.cancel(cause="prune", message=_EARLY)
                     return

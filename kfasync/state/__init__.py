@@ -4,7 +4,7 @@ from kfasync.state._admission import Admission, Claim, Grant
 from kfasync.state._job import TERMINAL, Failure, JobState, Progress, RankState, Status, StepState
 from kfasync.state._journal import Journal
 from kfasync.state._lifecycle import is_news, reduce
-from kfasync.state._metrics import MetricSummary, parse_metrics, parse_report
+from kfasync.state._metrics import MetricSummary, Reported, parse_metrics, parse_report
 from kfasync.state._retry import next_attempt
 from kfasync.state._store import replay, verify
 
@@ -19,6 +19,7 @@ __all__ = [
     "MetricSummary",
     "Progress",
     "RankState",
+    "Reported",
     "Status",
     "StepState",
     "is_news",

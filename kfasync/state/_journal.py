@@ -19,6 +19,7 @@ from kfasync.errors import BackendError, JournalError
 from kfasync.events import Event
 from kfasync.inotify import FileWatch
 from kfasync.state._job import JobState
+from kfasync.state._metrics import Reported
 from kfasync.state._schema import notify_path, translate
 from kfasync.state._store import Store
 
@@ -173,6 +174,10 @@ class Journal:
             limit: At most so many; go on from the last one's cursor for more.
         """
         return await self._ask(lambda store: store.events(since, place, uid, limit))
+
+    async def reports(self, place: str, jobs: Sequence[str]) -> list[Reported]:
+        """Every report of numbers that was recorded of some jobs of a place, in order; deleted ones have none."""
+        return await self._ask(lambda store: store.reports(place, jobs))
 
     async def head(self) -> int:
         """The cursor of the last event, 0 for an empty journal."""

@@ -6,9 +6,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["MetricSummary", "is_printable", "parse_metrics", "parse_report", "summarise"]
+__all__ = ["MetricSummary", "Reported", "is_printable", "parse_metrics", "parse_report", "summarise"]
 
 # Katib's rule for `name=value` (its stdout collector), plus nan and inf. A value that is no number is taken as far as
 # Katib takes it, so that the next name begins where it does there. The time is linear, for no character is looked at
@@ -27,6 +27,15 @@ class MetricSummary:
     min: float
     max: float
     latest: float
+
+
+class Reported(NamedTuple):
+    """What a job's `MetricReported` says: the job's name, the step if one was given, numbers by metric, and who spoke."""
+
+    job: str
+    step: float | None
+    values: dict[str, float]
+    rank: int = 0
 
 
 def summarise(old: MetricSummary | None, value: float, *, is_latest: bool = True) -> MetricSummary:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kfasync.errors import IncompatibleVersionError, JobExistsError, JournalError, TransitionError
-from kfasync.events import Event, JobSubmitted, decode, encode
+from kfasync.events import Event, JobSubmitted, MetricReported, decode, encode
 from kfasync.state._job import JobState
 from kfasync.state._lifecycle import is_news, reduce
+from kfasync.state._metrics import Reported
 from kfasync.state._schema import MIGRATIONS, close_notify, connect, locked, open_notify, translate, version_of
 
 __all__ = ["Store", "replay", "verify"]
@@ -209,6 +210,22 @@ class Store:
         query = f"SELECT {_EVENT_COLUMNS} FROM events WHERE {where} ORDER BY cursor LIMIT ?"
         values = (*given.values(), *(kind.__name__ for kind in kinds), limit)
         return [_event(row) for row in self._connection.execute(query, values).fetchall()]
+
+    def reports(self, place: str, names: Sequence[str]) -> list[Reported]:
+        """Every report of numbers of some undeleted jobs, in order.
+
+        Decoded as events they would take five times as long, and a study has tens of thousands.
+        """
+        rows = self._connection.execute(
+            "SELECT jobs.name, events.body FROM jobs JOIN events USING (uid) WHERE jobs.place = ? AND NOT jobs.deleted"
+            " AND jobs.name IN (SELECT value FROM json_each(?)) AND events.type = ? ORDER BY events.cursor",
+            (place, _dumps(names), MetricReported.__name__),
+        )
+        bodies = ((job, json.loads(body)) for job, body in rows)
+        return [
+            Reported(job, body["step"], {k: float(v) for k, v in body["values"].items()}, body.get("rank", 0))
+            for job, body in bodies
+        ]
 
     def head(self) -> int:
         """The last cursor that was given out."""
