@@ -22,6 +22,7 @@ working after the import root is changed::
     ├── TransitionError (RuntimeError)             an event that can't follow the job's history: a defect of ours
     ├── ClientClosedError (RuntimeError)           used after close
     ├── WrongLoopError (RuntimeError)              used on another event loop than the one it was opened on
+    ├── PlotError (ValueError)                     a study has nothing that a figure could show; says why
     └── MissingExtraError (ImportError)            an optional dependency is not installed; names the extra
 """
 
@@ -42,6 +43,7 @@ __all__ = [
     "JournalError",
     "KfasyncError",
     "MissingExtraError",
+    "PlotError",
     "ResultError",
     "RuntimeNotFoundError",
     "StudyHeldError",
@@ -221,6 +223,10 @@ class ClientClosedError(KfasyncError, RuntimeError):
 
 class WrongLoopError(KfasyncError, RuntimeError):
     """An async client belongs to the event loop that first used it."""
+
+
+class PlotError(KfasyncError, ValueError):
+    """A study has nothing, or nothing yet, that the figure could show. The message says what it lacks."""
 
 
 class MissingExtraError(KfasyncError, ImportError):

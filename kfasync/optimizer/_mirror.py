@@ -125,7 +125,7 @@ class StudyMirror:
         number = self._numbers.get(event.job)
         if number is None or self._study.trials[number].name != event.job:
             return
-        point = self._curves[event.job].point(event.step, event.values)
+        point = self._curves[event.job].point(event.step, event.values, event.rank)
         if point is not None:
             self._note(number, *point)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
-from kfasync.optimizer._algorithms import Algorithm
+from kfasync.optimizer._algorithms import Algorithm, RandomSearch
 from kfasync.optimizer._objective import Objective, TrialState
 from kfasync.optimizer._optuna_parts import SobolSampler, forget, make_pruner, make_sampler, quiet, remade
 from kfasync.optimizer._parameter import CategoricalSearchSpace, ParameterSpec, Value
@@ -27,7 +27,7 @@ from kfasync.optimizer._ranges import (
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import EarlyStopping
 
-__all__ = ["STATES", "Fed", "decode", "distribution", "encode", "quiet"]
+__all__ = ["STATES", "Fed", "decode", "distribution", "encode", "importances", "quiet"]
 
 STATES = {
     TrialState.RUNNING: OptunaState.RUNNING,
@@ -228,3 +228,34 @@ class Fed:
             forget(self._study.sampler)
         else:
             self._study.tell(number, values if state == TrialState.COMPLETE else None, STATES[state])
+
+    def importances(self) -> dict[str, float]:
+        """How much each parameter matters for being among the best tenth of the complete trials; in sum 1."""
+        # Not above: a study's driver loads this file, and needs to be fast.
+        from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+        evaluator = PedAnovaImportanceEvaluator()
+        # Below it Optuna warns and leaves out a parameter that only one trial has, or lacks: it decides nothing anyhow.
+        evaluator._min_n_trials_in_regime = 1
+        return get_param_importances(self._study, evaluator=evaluator)
+
+
+def importances(
+    space: SearchSpace, objective: Objective, points: Sequence[Mapping[str, Value]], values: Sequence[float]
+) -> dict[str, float]:
+    """How much each parameter matters for an objective, conditional ones included.
+
+    Args:
+        space: What was searched.
+        objective: What was optimised.
+        points: The parameters of the complete trials.
+        values: The objective's value of each, finite, not all the same.
+
+    Returns:
+        Shares by parameter, in sum 1. A parameter that none of the trials has is left out.
+    """
+    with quiet():
+        fed = Fed(space, (objective,), RandomSearch(), None, "importances")
+        for point, value in zip(points, values, strict=True):
+            fed.append(TrialState.COMPLETE, point, [value])
+        return fed.importances()

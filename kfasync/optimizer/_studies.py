@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
 
 from kfasync.engine import JobHandle
 from kfasync.errors import JobNotFoundError, ResultError
-from kfasync.events import JobSubmitted
+from kfasync.events import Event, JobSubmitted
 from kfasync.optimizer._asked import lapse
+from kfasync.optimizer._curves import Curves, curves_of
 from kfasync.optimizer._order import STUDY_LABEL
 from kfasync.optimizer._study import Study
 from kfasync.optimizer._views import OptimizationJob, Trial, study_of, trial_of
-from kfasync.state import JobState
+from kfasync.state import JobState, Reported
 from kfasync.trainer import AsyncTrainerClient
 
 __all__ = ["Studies"]
@@ -53,15 +55,47 @@ class Studies:
 
     async def study(self, state: JobState) -> Study:
         """A study's bookkeeping up to now."""
-        study = Study.described(state.spec["extra"]["study"])
+        study = self.blank(state)
         for event in await self._home.engine.history(state.uid):
             study.apply(event)
         return study
 
-    async def views(self, states: Sequence[JobState]) -> list[OptimizationJob]:
-        """Studies for people to look at."""
+    def blank(self, state: JobState) -> Study:
+        """A study's bookkeeping before its first event."""
+        return Study.described(state.spec["extra"]["study"])
+
+    async def events(self, name: str) -> AsyncGenerator[Event, None]:
+        """What happened to a study from its beginning on, and what happens."""
+        async with aclosing(self._home.events(since=0, job=name)) as events:
+            async for event in events:
+                yield event
+
+    async def views(self, states: Sequence[JobState], *, curves: bool = False) -> list[OptimizationJob]:
+        """Studies for people to look at; with ``curves`` what their trials reported on their way."""
         jobs = {job.name: job for job in await self._place.list_jobs()}
-        return [study_of(state, await self.study(state), jobs, await self._told(state)) for state in states]
+        views = []
+        for state in states:
+            study = await self.study(state)
+            reported = await self._curves(study) if curves else None
+            views.append(study_of(state, study, jobs, await self._told(state), reported))
+        return views
+
+    async def _curves(self, study: Study) -> Mapping[str, Curves]:
+        """What the trials of a study have reported, by the names of their jobs."""
+        # The driver reads what a trial reports when it ends; meanwhile whoever asks does.
+        await asyncio.gather(*(self._read(trial.name) for trial in study.running))
+        reports = await self._place.engine.reports([trial.name for trial in study.trials.values()])
+        metric = study.objectives[0].metric
+        told = [
+            Reported(study.trials[number].name, step, {metric: value})
+            for number, points in study.reports.items()
+            for step, value in points
+        ]
+        return await asyncio.to_thread(curves_of, [*reports, *told])
+
+    async def _read(self, trial: str) -> None:
+        with suppress(JobNotFoundError):  # It is not created yet, or its caller runs it.
+            await self._place.engine.job_metrics(trial)
 
     async def _told(self, state: JobState) -> Mapping[str, str]:
         """What the driver of a complete study told at its end: reason and message."""
@@ -73,9 +107,9 @@ class Studies:
             return {}
         return told
 
-    async def view(self, state: JobState) -> OptimizationJob:
-        """One study for people to look at."""
-        return (await self.views([state]))[0]
+    async def view(self, state: JobState, *, curves: bool = False) -> OptimizationJob:
+        """One study for people to look at, as `views` gives it."""
+        return (await self.views([state], curves=curves))[0]
 
     async def trial(self, name: str, number: int) -> Trial:
         """One trial of a study, with its job where there is one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import le
 from typing import Any
 
 from kfasync.errors import InvalidSpecError
@@ -15,7 +16,7 @@ from kfasync.events import Event, TrialEnded, TrialReported, TrialStarted
 from kfasync.optimizer._objective import Direction, Objective, TrialConfig, TrialState
 from kfasync.state._metrics import MetricSummary, is_printable
 
-__all__ = ["INFRASTRUCTURE", "StopRules", "Study", "TrialRecord", "Verdict", "objective_values"]
+__all__ = ["INFRASTRUCTURE", "StopRules", "Study", "TrialRecord", "Verdict", "objective_values", "unbeaten"]
 
 #: Reasons of a job's failure that say nothing about its function: the trial is tried again.
 INFRASTRUCTURE = frozenset({"Lost", "NodeLost", "Evicted", "Preempted", "ImagePull", "StartDeadlineExceeded"})
@@ -170,6 +171,11 @@ class Study:
         return value < than if self.objectives[0].direction == Direction.MINIMIZE else value > than
 
     @property
+    def best_value(self) -> float | None:
+        """The best value of the first objective so far."""
+        return self._best
+
+    @property
     def running(self) -> tuple[TrialRecord, ...]:
         """The trials that have not ended."""
         return tuple(self._running.values())
@@ -241,20 +247,33 @@ class Study:
     def best(self) -> list[TrialRecord]:
         """The complete trials that no other one beats: the first such one for one objective, else the Pareto front."""
         complete = [trial for trial in self.trials.values() if trial.state is TrialState.COMPLETE]
-        losses = [self._losses(trial) for trial in complete]
-        front = [
-            trial
-            for trial, own in zip(complete, losses, strict=True)
-            if not any(other != own and all(o <= w for o, w in zip(other, own, strict=True)) for other in losses)
-        ]
-        return front[:1] if len(self.objectives) == 1 else front
+        values = [objective_values(self.objectives, trial.metrics) for trial in complete]
+        return [complete[index] for index in unbeaten(self.objectives, values)]
 
-    def _losses(self, trial: TrialRecord) -> tuple[float, ...]:
-        values = objective_values(self.objectives, trial.metrics)
-        return tuple(
-            values[each.metric] if each.direction == Direction.MINIMIZE else -values[each.metric]
-            for each in self.objectives
-        )
+
+def unbeaten(objectives: Sequence[Objective], values: Sequence[Mapping[str, float]]) -> list[int]:
+    """Which of several results no other one beats.
+
+    Args:
+        objectives: What is optimised.
+        values: A value for each objective, by metric, of each result.
+
+    Returns:
+        Their positions: the first best one for one objective, else the Pareto front, equal results included.
+
+    Example:
+        >>> unbeaten([Objective("a"), Objective("b")], [{"a": 1, "b": 3}, {"a": 2, "b": 2}, {"a": 2, "b": 4}])
+        [0, 1]
+    """
+    signs = [1 if each.direction == Direction.MINIMIZE else -1 for each in objectives]
+    losses = [[sign * each[o.metric] for sign, o in zip(signs, objectives, strict=True)] for each in values]
+    front: list[int] = []
+    # In this order whatever beats a result comes before it, and something of the front is as good.
+    for index in sorted(range(len(losses)), key=losses.__getitem__):
+        own = losses[index]
+        if not any(losses[other] != own and all(map(le, losses[other], own)) for other in front):
+            front.append(index)
+    return front[:1] if len(objectives) == 1 else sorted(front)
 
 
 def objective_values(

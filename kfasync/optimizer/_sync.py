@@ -116,9 +116,9 @@ class OptimizerClient:
         """The studies, the oldest first."""
         return self._run(lambda client: client.list_jobs())
 
-    def get_job(self, name: str) -> OptimizationJob:
-        """A study as it is now, with its trials."""
-        return self._run(lambda client: client.get_job(name))
+    def get_job(self, name: str, *, curves: bool = True) -> OptimizationJob:
+        """A study as it is now, with its trials; with ``curves`` what each reported on its way."""
+        return self._run(lambda client: client.get_job(name, curves=curves))
 
     def get_best_results(self, name: str, *, all: bool = False) -> Result | list[Result] | None:
         """The best trial so far; with ``all`` every one that no other one beats."""
@@ -145,11 +145,16 @@ class OptimizerClient:
         timeout: float | None = 3600,
         polling_interval: float = 2,
         callbacks: Sequence[Callable[[OptimizationJob], object]] | None = None,
+        *,
+        progress: bool = True,
     ) -> OptimizationJob:
-        """Wait for one of the given statuses, or the end; callbacks run on the caller's thread."""
+        """Wait for one of the given statuses, or the end; callbacks run on the caller's thread.
+
+        With ``progress`` a line in the terminal, if there is one, says how far the study is.
+        """
 
         async def on_loop(client: AsyncOptimizerClient, tell: Callable[[OptimizationJob], None]) -> OptimizationJob:
-            return await client.wait_for_job_status(name, status, timeout, polling_interval, [tell])
+            return await client.wait_for_job_status(name, status, timeout, callbacks=[tell], progress=progress)
 
         def hear(job: OptimizationJob) -> None:
             for callback in callbacks or ():
@@ -158,7 +163,7 @@ class OptimizerClient:
         portal, client = self._shared()
         with going_on(name):
             if not callbacks:
-                return portal.run(client.wait_for_job_status, name, status, timeout, polling_interval)
+                return self._run(lambda client: client.wait_for_job_status(name, status, timeout, progress=progress))
             return portal.run_telling(lambda tell: on_loop(client, tell), hear)
 
     def cancel(self, name: str) -> None:

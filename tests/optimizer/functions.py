@@ -157,3 +157,13 @@ def pass_gate(path: str, x: float) -> None:
     with open(path) as gate:
         fcntl.flock(gate, fcntl.LOCK_SH)
     print(f"loss={x}")
+
+
+def report_thrice(x: float) -> None:
+    """A metric with steps, one of which comes twice, and one that is said once."""
+    import kfasync
+
+    kfasync.report(step=0, loss=9.0 * x)
+    for step in range(3):
+        kfasync.report(step=step, loss=(3 - step) * x)
+    kfasync.report(step=5, accuracy=0.5)
