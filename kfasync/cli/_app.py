@@ -109,6 +109,21 @@ def wait(name: str, /, *, timeout: float | None = None, output: Format = "text")
     return perform(lambda command: _jobs.wait(command, name, timeout=timeout, output=output))
 
 
+@app.command
+def report(
+    name: str, /, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"], show_default=False)] = None
+) -> int:
+    """Write a study's report: one HTML file with its trials and figures, which needs no network.
+
+    Args:
+        name: The study.
+        output: The file; NAME.html by default.
+    """
+    from kfasync.cli import _report
+
+    return _report.report(name, output or Path(f"{name}.html"))
+
+
 def _control(action: str, names: list[str], output: Output) -> int:
     from kfasync.cli import _jobs
 

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, nullcontext
 from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -250,6 +252,18 @@ class AsyncOptimizerClient:
             JobNotFoundError: No such study.
         """
         return await self._known.view(await self._known.state(name), curves=curves)
+
+    async def report(self, name: str, path: str | PathLike[str]) -> Path:
+        """Write what there is to see of a study now to a path, as one HTML file that needs no network; gives the path.
+
+        Raises:
+            JobNotFoundError: No such study.
+            MissingExtraError: plotly is not installed.
+            OSError: The file can't be written.
+        """
+        from kfasync.optimizer._report import write_report
+
+        return await asyncio.to_thread(write_report, await self.get_job(name), Path(path))
 
     async def get_best_results(self, name: str, *, all: bool = False) -> Result | list[Result] | None:
         """The best trial so far.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
@@ -119,6 +121,10 @@ class OptimizerClient:
     def get_job(self, name: str, *, curves: bool = True) -> OptimizationJob:
         """A study as it is now, with its trials; with ``curves`` what each reported on its way."""
         return self._run(lambda client: client.get_job(name, curves=curves))
+
+    def report(self, name: str, path: str | PathLike[str]) -> Path:
+        """Write what there is to see of a study now as one HTML file; see `AsyncOptimizerClient.report`."""
+        return self._run(lambda client: client.report(name, path))
 
     def get_best_results(self, name: str, *, all: bool = False) -> Result | list[Result] | None:
         """The best trial so far; with ``all`` every one that no other one beats."""
