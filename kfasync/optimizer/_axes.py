@@ -56,8 +56,12 @@ class Axis:
         """The place of a value."""
         return self.spec.index(value) if self.spec is not None else float(value)
 
-    def cartesian(self) -> dict[str, Any]:
-        """Settings of an axis of plotly's own kind."""
+    def cartesian(self, places: Sequence[float | None]) -> dict[str, Any]:
+        """Settings of an axis of plotly's own kind.
+
+        Args:
+            places: What will be drawn, as `at` gave it.
+        """
         found: dict[str, Any] = {"title": {"text": label(self.name)}}
         if self.spec is not None:
             places = list(range(len(self.spec.choices)))
@@ -66,7 +70,12 @@ class Axis:
                 "ticktext": [label(choice, _SHORT) for choice in self.spec.choices],
                 "range": [-0.5, len(places) - 0.5],
             }
-        return found | ({"type": "log", "exponentformat": "power"} if self.log else {})
+        if not self.log:
+            return found
+        there = [math.log10(place) for place in places if place is not None]
+        # Over many magnitudes the digits between them are too much.
+        wide = max(there, default=0.0) - min(there, default=0.0) >= 2
+        return found | {"type": "log", "exponentformat": "power"} | ({"dtick": 1} if wide else {})
 
     def parallel(self, places: Sequence[float | None]) -> dict[str, Any]:
         """Settings of one of parallel axes, which know neither logarithms nor missing values.

@@ -80,7 +80,7 @@ def trial_rows(job: OptimizationJob) -> tuple[list[str], list[list[object]]]:
                 *(achieved.get(name, "") for name in objectives),
                 *(trial.parameters.get(name, "") for name in job.search_space),
                 *(latest.get(name, "") for name in others),
-                "" if trial.duration is None else trial.duration,
+                "" if trial.duration is None else round(trial.duration, 3),
                 why,
                 trial.name,
             ]

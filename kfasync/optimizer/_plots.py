@@ -182,8 +182,9 @@ class Plots:
             row, column = place // columns + 1, place % columns + 1
             axis = Axis.of(name, spec)
             some = [(trial, value) for trial, value in zip(trials, values, strict=True) if name in trial.parameters]
-            figure.add_trace(self._slice(axis, some), row, column)
-            figure.update_xaxes(axis.cartesian(), row=row, col=column)
+            trace = self._slice(axis, some)
+            figure.add_trace(trace, row, column)
+            figure.update_xaxes(axis.cartesian(trace.x), row=row, col=column)
         figure.update_yaxes(title_text=label(goal.metric), col=1)
         figure.update_layout(
             height=max(400, _HEIGHT * rows),

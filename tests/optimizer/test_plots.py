@@ -66,7 +66,7 @@ def test_a_slice_has_the_trials_that_have_its_parameter_on_the_axis_of_its_space
     figure = json.loads(study(*losses(1.0, 2.0, 3.0, 4.0)).plot.slice().to_json())
     lr, size, kind, momentum = figure["data"]
     assert (lr["x"], lr["y"]) == ([0.1, 0.01, 0.001, 0.0001], [1.0, 2.0, 3.0, 4.0])
-    assert figure["layout"]["xaxis"]["type"] == "log"
+    assert (figure["layout"]["xaxis"]["type"], figure["layout"]["xaxis"]["dtick"]) == ("log", 1)
     assert "type" not in figure["layout"]["xaxis2"]
     assert size["x"] == [1, 2, 3, 4]
     assert kind["x"] == [0, 1, 2, 0]
@@ -101,6 +101,11 @@ def test_every_kind_of_parameter_is_drawn(spec: Any) -> None:
     job = study(*trials, space={"p": spec})
     for name in ("slice", "parallel_coordinates", "importances"):
         getattr(job.plot, name)().to_json()
+
+
+def test_an_axis_within_one_magnitude_keeps_the_digits_between() -> None:
+    assert "dtick" not in Axis("x", log=True).cartesian([1.0, None, 5.0])
+    assert Axis("x", log=True).cartesian([])["type"] == "log"
 
 
 def test_an_axis_of_one_value_is_wide_enough_to_be_seen() -> None:
