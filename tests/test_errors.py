@@ -18,6 +18,7 @@ from kfasync import errors
         (errors.JobNotFoundError, {ValueError, RuntimeError}),
         (errors.JobExistsError, {ValueError, RuntimeError}),
         (errors.JobFailedError, {RuntimeError}),
+        (errors.PlotError, {ValueError}),
         (errors.ResultError, {RuntimeError}),
         (errors.WaitTimeoutError, {TimeoutError}),
         (errors.BackendError, {RuntimeError}),

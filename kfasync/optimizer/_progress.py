@@ -83,8 +83,10 @@ class Line:
     def apply(self, event: Event) -> None:
         """Take in an event of the study's job."""
         self.study.apply(event)
+        if not self.showing:
+            return
         due = max(self._drawn + _SOONEST, self._loop.time())
-        if self.showing and due < self._timer.when():
+        if due < self._timer.when():
             self._timer.cancel()
             self._timer = self._loop.call_at(due, self._draw)
 

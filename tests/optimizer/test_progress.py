@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -12,13 +13,15 @@ import struct
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from kfasync.backends.local import LocalProcessBackendConfig
 from kfasync.optimizer import Objective, OptimizerClient, TrialConfig
-from kfasync.optimizer._progress import line_of
+from kfasync.optimizer._progress import Line, line_of
 from kfasync.optimizer._study import Study
 from tests.optimizer.test_study import ended, make, started
 
@@ -127,6 +130,44 @@ def test_a_terminal_shows_one_line_that_goes_on_and_stays_at_the_end(own_home: P
     assert re.search(rf"tty-{way}  0/4 trials", sent)
     # The cursor is back.
     assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l")
+
+
+@contextlib.contextmanager
+def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Within it this process's standard error is a terminal; gives the end that reads what is on it."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", file)
+        yield ours
+    os.close(ours)
+
+
+@pytest.mark.anyio
+async def test_of_two_waits_at_once_one_has_the_line_and_the_next_has_it_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with _terminal(monkeypatch) as terminal:
+        with Line("one", make(), time.time()) as one, Line("two", make(), time.time()) as two:
+            assert (one.showing, two.showing) == (True, False)
+            two.apply(started(0))
+        with Line("three", make(), time.time()) as three:
+            assert three.showing
+        shown = os.read(terminal, 65536).decode()
+    assert "one  0/5 trials" in shown
+    assert "three  0/5 trials" in shown
+    assert "two" not in shown
+
+
+@pytest.mark.anyio
+async def test_a_thousand_events_at_once_are_not_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with _terminal(monkeypatch) as terminal:
+        with Line("busy", make(num_trials=500), time.time()) as line:
+            for number in range(500):
+                line.apply(started(number))
+                line.apply(ended(number, loss=1.0))
+        shown = os.read(terminal, 65536).decode()
+    assert "busy  500/500 trials" in shown
+    assert shown.count("busy") <= 4
 
 
 @pytest.mark.slow
