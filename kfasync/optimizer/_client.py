@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from kfasync.errors import JobNotFoundError, MissingExtraError
-from kfasync.events import JobCompleted, JobFailed, TrialEnded, TrialStarted
+from kfasync.events import TrialEnded, TrialStarted
 from kfasync.trainer._choice import choose
 
 if TYPE_CHECKING:
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
     from kfasync.jobs import Event, TrainJobTemplate
     from kfasync.optimizer._algorithms import Algorithm
     from kfasync.optimizer._asked import AskTellStudy
+    from kfasync.optimizer._handle import StudyHandle
     from kfasync.optimizer._objective import Objective, TrialConfig
     from kfasync.optimizer._opening import Opening
     from kfasync.optimizer._parameter import ParameterSpec
     from kfasync.optimizer._plan import StudyKeywords
     from kfasync.optimizer._stopping import EarlyStopping
     from kfasync.optimizer._study import StopRules
-    from kfasync.optimizer._views import OptimizationJob, Result, Trial
+    from kfasync.optimizer._views import OptimizationJob, Result
     from kfasync.state import JobState
     from kfasync.trainer import AsyncTrainerClient
 
-__all__ = ["AsyncOptimizerClient", "StudyHandle"]
+__all__ = ["AsyncOptimizerClient"]
 
 _COMPLETE = frozenset({"Complete"})
 # Times that the supervisor starts a study's driver again, and the longest pause before it in seconds. A driver dies
@@ -186,6 +187,7 @@ class AsyncOptimizerClient:
             ...     async for trial in study.finished():
             ...         print(trial.number, trial.status, trial.metrics)
         """
+        from kfasync.optimizer._handle import StudyHandle
         from kfasync.optimizer._opening import Opening
 
         async def make() -> StudyHandle:
@@ -199,6 +201,8 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study.
         """
+        from kfasync.optimizer._handle import StudyHandle
+
         await self._known.find(name)
         return StudyHandle(self, name)
 
@@ -443,73 +447,3 @@ class AsyncOptimizerClient:
                 if (handle := await self._known.job_of(name, job)) is not None:
                     await handle.delete()
         await self._studies.delete_job(name)
-
-
-class StudyHandle:
-    """One study of one client, by its name.
-
-    Example:
-        >>> async with client.submit(template, search_space=space) as study:  # doctest: +SKIP
-        ...     async for trial in study.finished():
-        ...         print(trial.number, trial.parameters, trial.metrics, await study.best())
-    """
-
-    def __init__(self, client: AsyncOptimizerClient, name: str) -> None:
-        self._client = client
-        self._name = name
-
-    def __repr__(self) -> str:
-        return f"StudyHandle(name={self._name!r})"
-
-    @property
-    def name(self) -> str:
-        """The study's name."""
-        return self._name
-
-    async def job(self) -> OptimizationJob:
-        """The study as it is now, with its trials."""
-        return await self._client.get_job(self._name)
-
-    async def best(self) -> Result | None:
-        """The best trial so far; None when none is complete yet."""
-        best = await self._client.get_best_results(self._name)
-        assert not isinstance(best, list)
-        return best
-
-    async def finished(self) -> AsyncGenerator[Trial, None]:
-        """Every trial that ends, complete, failed or pruned, from the study's first one on; ends with the study.
-
-        Raises:
-            JobFailedError: The study failed.
-            JobNotFoundError: It was deleted.
-        """
-        handle = await self._client._studies.attach(self._name)
-        async with aclosing(self._client._studies.events(since=0, job=self._name)) as events:
-            async for event in events:
-                if isinstance(event, TrialEnded):
-                    yield await self._client._known.trial(self._name, event.number)
-                elif isinstance(event, JobCompleted | JobFailed):
-                    break
-        await handle.wait()
-
-    async def wait(
-        self, status: Collection[str] = frozenset({"Complete"}), timeout: float | None = None
-    ) -> OptimizationJob:
-        """Wait for one of some statuses, or the end; as `AsyncOptimizerClient.wait_for_job_status`."""
-        return await self._client.wait_for_job_status(self._name, status, timeout)
-
-    async def cancel(self) -> None:
-        """Have the study stopped with its trials; it ends as Failed(Cancelled)."""
-        await self._client.cancel(self._name)
-
-    async def suspend(self) -> None:
-        """Have the study stopped with its trials, to be resumed later."""
-        await self._client.suspend(self._name)
-
-    async def resume(self) -> None:
-        """Have a suspended study go on."""
-        await self._client.resume(self._name)
-
-    async def delete(self) -> None:
-        """Stop the study if it runs and remove everything of it, its trials' jobs included."""
-        await self._client.delete_job(self._name)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kfasync.optimizer._asked import AskedTrial
     from kfasync.optimizer._asked import AskTellStudy as AsyncAskTellStudy
     from kfasync.optimizer._client import AsyncOptimizerClient
-    from kfasync.optimizer._client import StudyHandle as AsyncStudyHandle
+    from kfasync.optimizer._handle import StudyHandle as AsyncStudyHandle
     from kfasync.optimizer._objective import Objective, TrialConfig, TrialState
     from kfasync.optimizer._parameter import ParameterSpec
     from kfasync.optimizer._plan import StudyKeywords
@@ -190,7 +190,7 @@ class OptimizerClient:
 
 
 class StudyHandle:
-    """One study, followed and controlled by blocking calls; the twin of `kfasync.optimizer._client.StudyHandle`.
+    """One study, followed and controlled by blocking calls; the twin of `kfasync.optimizer._handle.StudyHandle`.
 
     Example:
         >>> study = client.submit(template, search_space=space)  # doctest: +SKIP
@@ -230,7 +230,7 @@ class StudyHandle:
 
     def finished(self) -> Iterator[Trial]:
         """Every trial that ends, from the study's first one on; ends with the study, and raises if that failed."""
-        from kfasync.optimizer._client import StudyHandle as AsyncStudyHandle
+        from kfasync.optimizer._handle import StudyHandle as AsyncStudyHandle
 
         portal, client = self._client._shared()
         with going_on(self._name):

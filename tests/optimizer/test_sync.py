@@ -28,7 +28,7 @@ from kfasync.optimizer import (
     TrialConfig,
 )
 from kfasync.optimizer._asked import AskTellStudy as AsyncAskTellStudy
-from kfasync.optimizer._client import StudyHandle as AsyncStudyHandle
+from kfasync.optimizer._handle import StudyHandle as AsyncStudyHandle
 from kfasync.trainer import CustomTrainer
 from tests.optimizer.functions import square
 from tests.trainer.test_signatures import _ASYNC_ONLY, _blocking, _methods, _shape
