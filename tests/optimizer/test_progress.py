@@ -142,6 +142,14 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     os.close(ours)
 
 
+def _shown(terminal: int, lines: int) -> str:
+    """What is on the terminal once so many lines have ended, each by giving the cursor back."""
+    found = b""
+    while found.count(b"\x1b[?25h") < lines:
+        found += os.read(terminal, 65536)
+    return found.decode()
+
+
 @pytest.mark.anyio
 async def test_of_two_waits_at_once_one_has_the_line_and_the_next_has_it_after(
     monkeypatch: pytest.MonkeyPatch,
@@ -152,7 +160,7 @@ async def test_of_two_waits_at_once_one_has_the_line_and_the_next_has_it_after(
             two.apply(started(0))
         with Line("three", make(), time.time()) as three:
             assert three.showing
-        shown = os.read(terminal, 65536).decode()
+        shown = _shown(terminal, 2)
     assert "one  0/5 trials" in shown
     assert "three  0/5 trials" in shown
     assert "two" not in shown
@@ -165,7 +173,7 @@ async def test_a_thousand_events_at_once_are_not_drawn_one_by_one(monkeypatch: p
             for number in range(500):
                 line.apply(started(number))
                 line.apply(ended(number, loss=1.0))
-        shown = os.read(terminal, 65536).decode()
+        shown = _shown(terminal, 1)
     assert "busy  500/500 trials" in shown
     assert shown.count("busy") <= 4
 
