@@ -90,7 +90,8 @@ class Trial:
     message: str = ""
     started: datetime | None = None
     finished: datetime | None = None
-    curves: Curves | None = None
+    # With or without them it is the same trial.
+    curves: Curves | None = field(default=None, compare=False)
 
     @property
     def duration(self) -> float | None:
