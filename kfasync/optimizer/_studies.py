@@ -91,7 +91,8 @@ class Studies:
             for number, points in study.reports.items()
             for step, value in points
         ]
-        return await asyncio.to_thread(curves_of, [*reports, *told])
+        ranks = {objective.metric: objective.rank for objective in study.objectives}
+        return await asyncio.to_thread(curves_of, [*reports, *told], ranks)
 
     async def _read(self, trial: str) -> None:
         with suppress(JobNotFoundError):  # It is not created yet, or its caller runs it.

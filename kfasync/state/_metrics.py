@@ -30,7 +30,7 @@ class MetricSummary:
 
 
 class Reported(NamedTuple):
-    """What a job's `MetricReported` says: the job's name, the step if one was given, numbers by metric, and who spoke."""
+    """What a job's `MetricReported` says: the job, the step if one was given, numbers by metric, and the rank."""
 
     job: str
     step: float | None

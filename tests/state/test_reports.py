@@ -28,7 +28,7 @@ async def test_reports_are_those_of_the_named_jobs_in_order(journal: Journal) ->
 
 async def test_a_reported_value_that_is_not_finite_comes_back_as_it_was(journal: Journal) -> None:
     await journal.append([submitted(), metric(0, values={"a": math.nan, "b": math.inf, "c": -math.inf})])
-    [(_, _, values)] = await journal.reports("here", ["demo"])
+    [(_, _, values, _)] = await journal.reports("here", ["demo"])
     assert math.isnan(values["a"])
     assert (values["b"], values["c"]) == (math.inf, -math.inf)
 
