@@ -19,6 +19,13 @@ _ORDER = [
     "memory",
     "import_time",
     "flood",
+    "study_throughput",
+    "study_slot_idle",
+    "study_cold_start",
+    "study_driver_killed",
+    "study_record",
+    "study_loop_block",
+    "study_quality",
 ]
 
 

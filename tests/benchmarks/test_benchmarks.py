@@ -24,6 +24,13 @@ SCRIPTS: dict[str, tuple[list[str], dict[str, float]]] = {
     "memory.py": (["--jobs", "20"], {"client, 20 jobs queued or running": 1500, "supervisor, idle": 700}),
     "import_time.py": (["--repeats", "2"], {"kfasync: TrainerClient": 1800, "kfasync: import kfasync": 500}),
     "flood.py": (["--repeats", "1", "--megabytes", "5"], {"kfasync, client's largest RSS": 1200}),
+    "study_throughput.py": (["--repeats", "1", "--trials", "6"], {}),
+    "study_slot_idle.py": (["--trials", "6", "--history", "12"], {"kfasync, random": 150, "kfasync, TPE at 12": 150}),
+    "study_cold_start.py": (["--repeats", "1"], {"kfasync, with torch": 24, "kfasync, without torch": 9}),
+    "study_driver_killed.py": (["--repeats", "1"], {"kfasync, trials run again": 1}),
+    "study_record.py": (["--trials", "200"], {"kfasync, resumed": 20}),
+    "study_loop_block.py": (["--trials", "60", "--asks", "10"], {"kfasync, longest block": 200}),
+    "study_quality.py": (["--seeds", "2", "--mlp", "2", "--trials", "15"], {}),
 }
 
 
