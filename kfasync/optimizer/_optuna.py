@@ -149,6 +149,18 @@ class Fed:
         """How many trials there are."""
         return self._storage.count(self._id)
 
+    def ended(self, number: int) -> bool:
+        """Whether a trial has ended."""
+        return self.trial(number).state.is_finished()
+
+    def steps(self, number: int) -> Mapping[int, float]:
+        """What a trial has reported."""
+        return self.trial(number).intermediate_values
+
+    def noted(self, number: int) -> Mapping[str, Any]:
+        """What the sampler and the pruner noted on a trial."""
+        return self.trial(number).system_attrs
+
     def go_on(self, draws: int) -> None:
         """Before the first `suggest`: go on where the trials that were appended left off.
 

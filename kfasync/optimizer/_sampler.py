@@ -1,24 +1,25 @@
-"""Ask and tell: which point a study tries next, and which trial it ends early. Optuna is loaded when one is made."""
+"""Ask and tell: which point a study tries next, and which trial it ends early.
+
+Optuna is loaded when a `Sampler` is made, where the algorithm or the early stopping rule is Optuna's.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from kfasync.errors import InvalidSpecError, MissingExtraError, TransitionError
-from kfasync.optimizer._algorithms import Algorithm, GridSearch
+from kfasync.optimizer._algorithms import Algorithm, GridSearch, RandomSearch
 from kfasync.optimizer._checks import LARGEST
 from kfasync.optimizer._combine import check_search
+from kfasync.optimizer._draws import Draws
 from kfasync.optimizer._objective import Direction, Objective, TrialState
 from kfasync.optimizer._parameter import CategoricalSearchSpace, Value
 from kfasync.optimizer._space import SearchSpace
 from kfasync.optimizer._stopping import EarlyStopping
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 __all__ = ["AskTell", "Sampler", "TrialState"]
 
@@ -58,6 +59,38 @@ class AskTell(Protocol):
 
     def notes(self, number: int) -> dict[str, Any]:
         """What to keep beside a trial for `add`, as JSON values."""
+
+
+class _Source(Protocol):
+    """Where a `Sampler` has its points from; not safe for several threads at once."""
+
+    @property
+    def count(self) -> int: ...
+
+    def ended(self, number: int) -> bool: ...
+
+    def steps(self, number: int) -> Mapping[int, float]: ...
+
+    def noted(self, number: int) -> Mapping[str, Any]: ...
+
+    def go_on(self, draws: int) -> None: ...
+
+    def suggest(self, fixed: Mapping[str, Value]) -> dict[str, Value]: ...
+
+    def append(
+        self,
+        state: TrialState,
+        point: Mapping[str, Value],
+        values: list[float] | None = None,
+        steps: dict[int, float] | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> None: ...
+
+    def report(self, number: int, step: int, value: float) -> None: ...
+
+    def prunes(self, number: int) -> bool: ...
+
+    def end(self, number: int, state: TrialState, values: list[float] | None) -> None: ...
 
 
 class Sampler:
@@ -108,14 +141,9 @@ class Sampler:
         check_search(space, objectives, algorithm, stopping)
         if algorithm.hands_on:
             raise InvalidSpecError(f"{type(algorithm).__name__} hands checkpoints from job to job: use optimize()")
-        try:
-            from kfasync.optimizer import _optuna
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("optimizing hyperparameters", "optimizer") from error
         self._space, self._objectives = space, tuple(objectives)
-        self._quiet = _optuna.quiet
-        with self._quiet():
-            self._fed = _optuna.Fed(space, self._objectives, algorithm, stopping, name)
+        self._quiet: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._fed = self._source(algorithm, stopping, name)
         self._lock = threading.Lock()
         # Taken before the other where both are needed. What an ask shares with the rest is Optuna's storage, which has
         # a lock of its own and replaces a trial instead of changing it.
@@ -128,6 +156,17 @@ class Sampler:
         self._grid_next = 0
         self._losers: set[int] = set()
         self._taken: set[tuple[tuple[str, Value], ...]] = set()
+
+    def _source(self, algorithm: Algorithm, stopping: EarlyStopping | None, name: str) -> _Source:
+        if stopping is None and isinstance(algorithm, RandomSearch | GridSearch):
+            return Draws(self._space, getattr(algorithm, "random_state", None))
+        try:
+            from kfasync.optimizer import _optuna
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("optimizing hyperparameters", "optimizer") from error
+        self._quiet = _optuna.quiet
+        with self._quiet():
+            return _optuna.Fed(self._space, self._objectives, algorithm, stopping, name)
 
     def ask(self, number: int, given: Mapping[str, Any] | None = None) -> dict[str, Value] | None:
         """The parameters of a new trial, which is running from here on.
@@ -153,7 +192,7 @@ class Sampler:
                 self._asked = True
                 self._fed.go_on(self._draws)
             point = self._fed.suggest(fixed)
-            self._taken.add(tuple(point.items()))
+            self._take(point)
             return point
 
     def parent(self, number: int) -> int | None:
@@ -167,7 +206,7 @@ class Sampler:
         that is negative or no number, or a trial that has ended (the news came late), is passed over.
         """
         with self._lock:
-            if 0 <= step < LARGEST and len(self._objectives) == 1 and not self._trial(number).state.is_finished():
+            if 0 <= step < LARGEST and len(self._objectives) == 1 and not self._ended(number):
                 self._fed.report(number, int(step), self._worst if math.isnan(value) else float(value))
 
     def should_prune(self, number: int) -> bool:
@@ -176,7 +215,7 @@ class Sampler:
         The answer stays: asked twice, Optuna's successive halving would take a loser for one that has passed.
         """
         with self._lock, self._quiet():
-            if not self._prunes or self._trial(number).state.is_finished():
+            if not self._prunes or self._ended(number):
                 return False
             if number not in self._losers and self._fed.prunes(number):
                 self._losers.add(number)
@@ -200,9 +239,9 @@ class Sampler:
         if state == TrialState.RUNNING:
             raise TransitionError(f"trial {number} was told to be running; tell how it ended")
         # A correction changes what a sampler remembers.
-        corrects = self._trial(number).state.is_finished()
+        corrects = self._ended(number)
         with self._asking if corrects else nullcontext(), self._lock, self._quiet():
-            held, state = self._outcome(values, state, self._trial(number).intermediate_values)
+            held, state = self._outcome(values, state, self._fed.steps(number))
             self._fed.end(number, state, held)
             return state
 
@@ -236,7 +275,7 @@ class Sampler:
             steps = {int(s): self._worst if math.isnan(v) else float(v) for s, v in reports if 0 <= s < LARGEST}
             held, state = self._outcome(values, TrialState(state), steps)
             self._fed.append(state, point, held, steps, self._space.load(notes or {}))
-            self._taken.add(tuple(point.items()))
+            self._take(point)
             if not self._asked:
                 fixed = (notes or {}).get("fixed_params", {})
                 self._draws += sum(self._cost(name) for name in point if name not in fixed)
@@ -249,13 +288,16 @@ class Sampler:
         its distribution (a pickle, in hexadecimal) in the first trial of each generation.
         """
         with self._lock:
-            noted = self._trial(number).system_attrs.items()
+            noted = self._fed.noted(self._known(number)).items()
             return self._space.dump({key: value for key, value in noted if key.startswith(_KEPT)})
 
-    def _trial(self, number: int) -> FrozenTrial:
+    def _ended(self, number: int) -> bool:
+        return self._fed.ended(self._known(number))
+
+    def _known(self, number: int) -> int:
         if not 0 <= number < self._fed.count:
             raise TransitionError(f"trial {number} was never asked nor added; there are {self._fed.count}")
-        return self._fed.trial(number)
+        return number
 
     def _reach(self, number: int) -> None:
         """Make this the next number: Optuna's numbers are ours, and it counts without gaps."""
@@ -263,6 +305,10 @@ class Sampler:
             raise TransitionError(f"trial {number} can't come after trial {self._fed.count - 1}: numbers ascend")
         while self._fed.count < number:
             self._fed.append(TrialState.FAILED, {})
+
+    def _take(self, point: Mapping[str, Value]) -> None:
+        if self._grid:
+            self._taken.add(tuple(point.items()))
 
     def _grid_point(self, given: Mapping[str, Value]) -> dict[str, Value]:
         """The next point of the grid that nobody tried; with values given, the first that has them, tried or not."""
