@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -31,6 +32,8 @@ __all__ = ["Driver", "StudyFailedError", "drive"]
 
 # Times that a trial is tried again for reasons that were not its own; more say that something else is wrong.
 _RETRIES = 3
+# Seconds after which a thread has to let another one run, in a driver's process.
+_SWITCH = 0.0005
 
 
 class StudyFailedError(Exception):
@@ -52,6 +55,8 @@ async def drive(order: Order) -> dict[str, Any]:
         StudyFailedError: No trial was of use, or too many failed.
     """
     name, attempt = os.environ["KFASYNC_JOB_NAME"], int(os.environ["KFASYNC_ATTEMPT"])
+    # An algorithm thinks of the next trial in a thread, and each step of the loop would wait 5 ms for the interpreter.
+    sys.setswitchinterval(_SWITCH)
     async with AsyncExitStack() as stack:
         home = await stack.enter_async_context(AsyncTrainerClient(LocalProcessBackendConfig()))
         place = await stack.enter_async_context(AsyncTrainerClient(order.backend))
@@ -91,7 +96,6 @@ class Driver:
         self._name = name
         self._attempt = attempt
         self._study = order.study()
-        self._sampler = _search(order, name)
         self._trials = Trials(order, place, name, self._judge)
         self._changed = asyncio.Event()
         self._ahead: asyncio.Task[dict[str, Any] | None] | None = None
@@ -119,18 +123,29 @@ class Driver:
 
     async def _take_up(self) -> None:
         """Learn what earlier drivers of this study did."""
+        # Making it imports Optuna, which takes half a second: meanwhile the loop hears of what it needs.
+        making = asyncio.create_task(asyncio.to_thread(_search, self._order, self._name))
+        try:
+            reports = await self._catch_up()
+        except BaseException:
+            making.cancel()
+            raise
+        self._sampler = await making
+        await asyncio.to_thread(self._order.recall, self._sampler, self._study, reports)
+
+    async def _catch_up(self) -> dict[int, list[tuple[float, float]]]:
+        """Read what is known of the study; gives what its ended trials reported, if that matters."""
         # Until then nobody may record anything: this process may be faster than the record of its own start.
         self._state = await (await self._engine.handle(self._name)).wait({"Running"})
         if self._state.attempt != self._attempt:
             raise SupersededError(f"this is attempt {self._attempt} of {self._name!r}; {self._state.attempt} runs")
         for event in await self._engine.history(self._state.uid):
             self._study.apply(event)
-        reports = {}
-        if self._order.stopping is not None:
-            # What a running trial has reported comes again when it is followed.
-            ended = [trial for trial in self._study.trials.values() if trial.finished is not None]
-            reports = {trial.number: await self._trials.reported(trial) for trial in ended}
-        await asyncio.to_thread(self._order.recall, self._sampler, self._study, reports)
+        if self._order.stopping is None:
+            return {}
+        # What a running trial has reported comes again when it is followed.
+        ended = [trial for trial in self._study.trials.values() if trial.finished is not None]
+        return {trial.number: await self._trials.reported(trial) for trial in ended}
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -221,11 +236,15 @@ class Driver:
         self._tasks.create_task(self._follow(self._study.trials[number]))
 
     async def _record(self, event: TrialStarted | TrialEnded) -> None:
-        """Record a decision, before it is carried out."""
-        if not await self._engine.record(event):
-            raise SupersededError(f"{self._name!r} is not this driver's any more")
+        """Record a decision, before it is carried out.
+
+        What follows from it is decided meanwhile, and stands behind it in the journal's queue: a slot is not empty for
+        one trip to the disk after the other. If the record fails, so does this driver, with all that it decided.
+        """
         self._study.apply(event)
         self._changed.set()
+        if not await self._engine.record(event):
+            raise SupersededError(f"{self._name!r} is not this driver's any more")
 
     def _header(self) -> dict[str, Any]:
         state = self._state

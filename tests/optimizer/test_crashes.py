@@ -249,7 +249,7 @@ async def test_a_late_driver_of_an_older_attempt_is_refused(own_home: Path) -> N
         with pytest.raises(SupersededError):
             await Driver(order, client._studies.engine, client._trials, name, attempt=1).run()
         assert await trial_events(client, name) == known
-        assert late._study.next_number == 1
+        assert [job.name for job in await client._trials.list_jobs()] == ["late-0"]
         await client.delete_job(name)
 
 
