@@ -257,10 +257,13 @@ class Engine:
         Raises:
             JobNotFoundError: There is no such job.
         """
+        return await self.metrics_of(await (await self._ready()).named(name))
+
+    async def metrics_of(self, state: JobState) -> Mapping[str, MetricSummary]:
+        """As `job_metrics`, of the job that a state tells of, also when another one has its name by now."""
         core = await self._ready()
-        state = await core.named(name)
         await core.collector.collect_now(state)
-        return (await core.known(state.uid, name)).metrics
+        return (await core.known(state.uid, state.name)).metrics
 
     async def reports(self, names: Sequence[str]) -> list[Reported]:
         """What some jobs have reported, each job's reports in order.

@@ -162,7 +162,7 @@ class Trials:
             over.cancel()
             watching.cancel()
             await asyncio.gather(over, watching, return_exceptions=True)
-        reported = await self._place.get_job_metrics(trial.name)
+        reported = await self._place.engine.metrics_of(state)
         metrics = await self._counted(state, reported)
         missing = [_missing(each, metrics, reported) for each in self._order.objectives]
         saved = await self._has_saved(handle, state)

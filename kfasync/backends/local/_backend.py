@@ -53,12 +53,13 @@ class LocalBackend(Backend):
         self._config = config
         self._settings = settings.load()
         self._home = Home(self._settings.home)
+        self._place = self._home.place  # Resolving a path asks the disk, and every event and query names the place.
         self._link = Link(self._home)
         self._doubtful = False
 
     @property
     def place(self) -> str:
-        return self._home.place
+        return self._place
 
     async def open(self, journal: Journal) -> None:
         self._journal = journal
