@@ -37,6 +37,9 @@ _PAYLOAD_LIMIT = 1000 << 20
 # Ranks of one job. A group larger than the machine runs all the same, alone; a slip of the keyboard that starts 100,000
 # processes takes the machine down with everything on it. 1024 idle ranks take 2 GB.
 _MAX_RANKS = 1024
+# The program of a study's own job. Its imports take longer than all else between the death of a driver and the next
+# trial; torch, which its payload brings for the trials, it would wait for and not need.
+_DRIVER = "kfasync.optimizer._driver"
 
 
 class LocalBackend(Backend):
@@ -124,6 +127,8 @@ class LocalBackend(Backend):
                 packages=tuple(map(without_credentials, packages)),
                 index_urls=tuple(map(without_credentials, spec.index_urls)),
             )
+        preload = tuple(name for name in self._settings.preload.split(",") if name in payload.imports)
+        study = spec.entry == "study"
         launch = Launch(
             python=sys.executable,
             # A job that submits jobs must not have their progress taken for its own.
@@ -133,7 +138,8 @@ class LocalBackend(Backend):
             filename=payload.filename,
             argv=payload.argv,
             path=payload.path,
-            preload=tuple(name for name in self._settings.preload.split(",") if name in payload.imports),
+            preload=(_DRIVER,) if study else preload,
+            following=preload if study else None,
             install=install,
             index_urls=spec.index_urls,
             version=payload.python,

@@ -32,6 +32,7 @@ class Launch:
         argv: The script's arguments.
         path: Directories to make importable.
         preload: Modules worth having loaded before the fork.
+        following: What the jobs have loaded that this one will submit, if it will: their zygote may start at once.
         install: Requirements, when the interpreter does not satisfy them by itself. They and the index URLs are here as
             the user gave them; the spec, which is journaled, holds them without credentials.
         index_urls: Package indexes.
@@ -46,6 +47,7 @@ class Launch:
     argv: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
+    following: tuple[str, ...] | None = None
     install: tuple[str, ...] = field(default=(), repr=False)
     index_urls: tuple[str, ...] = field(default=(), repr=False)
     version: tuple[int, ...] = ()
@@ -67,6 +69,11 @@ class Launch:
     def ambient(self) -> tuple[tuple[str, str], ...]:
         """What a zygote that serves this client's jobs has in its environment from its start."""
         return tuple(sorted(import_environment(self.environ).items()))
+
+    @property
+    def preloads(self) -> tuple[tuple[str, ...], ...]:
+        """What the zygotes have loaded that are needed from now on."""
+        return (self.preload,) if self.following is None else (self.preload, self.following)
 
     def job_environ(self, spec: JobSpec) -> dict[str, str]:
         """The environment that every rank of the job shares."""

@@ -337,8 +337,8 @@ class Supervisor:
 
     def _warm(self, launch: Launch) -> None:
         # The zygote starts while the intent is being committed.
-        if not launch.install:
-            self.zygotes.warm(ZygoteKey(launch.python, launch.preload, launch.ambient), self.tasks)
+        for preload in () if launch.install else launch.preloads:
+            self.zygotes.warm(ZygoteKey(launch.python, preload, launch.ambient), self.tasks)
 
     async def _known(self, request: dict[str, Any]) -> JobState:
         job = await self.journal.job_by_uid(request["uid"])
