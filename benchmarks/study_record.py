@@ -147,7 +147,7 @@ def limit(trials: int) -> Figure:
 
 def rivals(trials: int) -> list[Figure]:
     figures: list[Figure] = []
-    for kind, few in (("sqlite", min(trials, 1000)), ("journal", trials)):
+    for kind, few in (("sqlite", min(trials, 1000)), ("journal", min(trials, 3000))):
         for index, (what, unit) in enumerate((("recorded", "trials/s"), ("resumed", "s"), ("store", "MB"))):
             label = f"Optuna n_jobs=2, {kind}, {what}"
             args = (str(few), kind, str(index))
