@@ -19,7 +19,14 @@ from typing import Any, Self, TypeVar
 
 from kfasync import settings
 from kfasync.engine import Engine
-from kfasync.errors import InvalidSpecError, JobNotFoundError, StudyHeldError, SupersededError, TransitionError
+from kfasync.errors import (
+    InvalidSpecError,
+    JobNotFoundError,
+    KfasyncError,
+    StudyHeldError,
+    SupersededError,
+    TransitionError,
+)
 from kfasync.events import (
     Event,
     JobCompleted,
@@ -282,16 +289,24 @@ class AskTellStudy:
         return await self._next()
 
     async def _next(self) -> AskedTrial | None:
-        number = self._study.next_number
-        if self._study.stopping or number >= self._plan.config.num_trials:
-            return None
         sampler = await self._driven()
-        parameters = await asyncio.to_thread(sampler.ask, number, self._plan.given(number))
-        if parameters is None:
-            self._study.stop("Exhausted")
-            await self._finish()
-            return None
-        return await self._hand_out(number, parameters, 0, sampler.notes(number))
+        while (number := self._study.next_number) < self._plan.config.num_trials and not self._study.stopping:
+            try:
+                parameters = await asyncio.to_thread(sampler.ask, number, self._plan.given(number))
+            except KfasyncError:
+                raise
+            except Exception as error:
+                # It broke down over this one, whose number is used; it may well find the next.
+                await self._hand_out(number, {}, 0, {})
+                told = f"{type(error).__name__}: {error}"
+                await self._end(self._study.trials[number], TrialState.FAILED, {}, "AlgorithmFailed", told)
+                continue
+            if parameters is None:
+                self._study.stop("Exhausted")
+                await self._finish()
+                return None
+            return await self._hand_out(number, parameters, 0, sampler.notes(number))
+        return None
 
     async def _hand_out(
         self, number: int, parameters: Mapping[str, Any], retry: int, notes: Mapping[str, Any]
@@ -404,6 +419,12 @@ class AskTellStudy:
             outcome, reason, message = TrialState.FAILED, "NoMetric", f"it was told without {' and '.join(missing)}"
         sampler = await self._driven()
         await asyncio.to_thread(sampler.tell, trial.number, told, outcome)
+        await self._end(trial, outcome, told, reason, message)
+
+    async def _end(
+        self, trial: TrialRecord, outcome: TrialState, told: Mapping[str, float], reason: str, message: str
+    ) -> None:
+        sampler = await self._driven()
         noted = {key: value for key, value in sampler.notes(trial.number).items() if key not in trial.notes}
         await self._record(
             TrialEnded(

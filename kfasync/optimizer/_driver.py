@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any, NoReturn
 
 from kfasync.engine import Engine
-from kfasync.errors import MissingExtraError, SupersededError
+from kfasync.errors import KfasyncError, MissingExtraError, SupersededError
 from kfasync.events import TrialEnded, TrialStarted
 from kfasync.optimizer._algorithms import PBT
 from kfasync.optimizer._objective import TrialState
@@ -216,8 +216,14 @@ class Driver:
     async def _start(self) -> None:
         """Start the next trial."""
         assert self._ahead is not None
-        number, parameters = self._study.next_number, self._ahead.result()
-        self._ahead = None
+        number, asked, self._ahead = self._study.next_number, self._ahead, None
+        try:
+            parameters = asked.result()
+        except KfasyncError:
+            raise
+        except Exception as error:
+            await self._fail(number, error)
+            return
         if parameters is None:
             self._stop("Exhausted")
             return
@@ -234,6 +240,14 @@ class Driver:
         )
         self._set_timer()
         self._tasks.create_task(self._follow(self._study.trials[number]))
+
+    async def _fail(self, number: int, error: Exception) -> None:
+        """The algorithm broke down over a trial, whose number is used; it may well find the next one."""
+        reason, message = "AlgorithmFailed", f"{type(error).__name__}: {error}"
+        await self._record(TrialStarted(**self._header(), number=number, trial=f"{self._name}-{number}", parameters={}))
+        await self._record(
+            TrialEnded(**self._header(), number=number, outcome=TrialState.FAILED, reason=reason, message=message)
+        )
 
     async def _record(self, event: TrialStarted | TrialEnded) -> None:
         """Record a decision, before it is carried out.

@@ -37,7 +37,9 @@ from kfasync.optimizer import (
     StopRules,
     TrialConfig,
 )
+from kfasync.optimizer._draws import Draws
 from kfasync.optimizer._lease import Lease, ended
+from kfasync.optimizer._objective import TrialState
 from kfasync.state import verify
 from tests.optimizer.studies import X
 
@@ -204,6 +206,32 @@ async def test_several_objectives_are_told_by_name(optimizer: AsyncOptimizerClie
                 await study.tell(trial or 0, 1.0)
             await study.tell(trial or 0, {"loss": values[0], "accuracy": values[1]})
         assert [[metric.latest for metric in result.metrics] for result in study.best] == [[1.0, 1.0], [2.0, 2.0]]
+
+
+@pytest.mark.parametrize("always", [False, True])
+async def test_an_algorithm_that_breaks_down_costs_a_trial_and_not_the_study(
+    optimizer: AsyncOptimizerClient, monkeypatch: pytest.MonkeyPatch, always: bool
+) -> None:
+    suggest = Draws.suggest
+
+    def broken(self: Draws, fixed: Any) -> Any:
+        point = suggest(self, fixed)
+        if always or self.count == 2:
+            self.end(self.count - 1, TrialState.FAILED, None)
+            raise ArithmeticError("singular matrix")
+        return point
+
+    monkeypatch.setattr(Draws, "suggest", broken)
+    name = f"broken-{always}".lower()
+    async with optimizer.study(search_space=X, trial_config=config(3), name=name) as study:
+        while (trial := await study.ask()) is not None:
+            await study.tell(trial, 1.0)
+    job = await optimizer.get_job(name)
+    failed = ("failed", "AlgorithmFailed")
+    fine = ("complete", "")
+    assert [(trial.status, trial.reason) for trial in job.trials] == ([failed] * 3 if always else [fine, failed, fine])
+    assert job.status == ("Failed" if always else "Complete")
+    assert "singular matrix" in (job.message if always else job.trials[1].message)
 
 
 # -------------------------------------------------------------------- bad input

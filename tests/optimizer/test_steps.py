@@ -11,6 +11,8 @@ import pytest
 
 from kfasync.errors import BackendUnavailableError, SupersededError
 from kfasync.optimizer import MedianStop, StopRules
+from kfasync.optimizer._draws import Draws
+from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._study import Verdict
 from kfasync.testing import Crashes
 from tests.optimizer.stage import NAME, Stage
@@ -164,3 +166,29 @@ async def test_a_driver_that_goes_on_beside_its_successor_changes_nothing(make: 
 
     await some_at_once(range(0, len(points), 3), one)
     assert len(refused) > len(points) // 9
+
+
+async def test_an_algorithm_that_breaks_down_costs_a_trial_and_not_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suggest = Draws.suggest
+
+    def broken(self: Draws, fixed: Any) -> Any:
+        point = suggest(self, fixed)
+        if self.count == 2:
+            self.end(1, TrialState.FAILED, None)
+            raise ArithmeticError("singular matrix")
+        return point
+
+    monkeypatch.setattr(Draws, "suggest", broken)
+    stage = Stage(tmp_path)
+    await stage.submit()
+    verdict = await stage.drive(1)
+    assert verdict is not None
+    assert verdict.complete
+    trials = (await stage.study()).trials
+    assert {number: (trial.state, trial.reason) for number, trial in trials.items()} == {
+        0: (TrialState.COMPLETE, ""),
+        1: (TrialState.FAILED, "AlgorithmFailed"),
+        2: (TrialState.COMPLETE, ""),
+    }
