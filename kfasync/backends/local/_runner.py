@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfasync import events, log
 from kfasync.backends.local._claims import read_launched, write_launched
-from kfasync.backends.local._gang import UNKILLABLE_AFTER, Command, Exit, Gang, Kill, Outcome, StartTimer, Terminate
+from kfasync.backends.local._gang import (
+    UNKILLABLE_AFTER,
+    Command,
+    Exit,
+    Gang,
+    Kill,
+    Outcome,
+    StartTimer,
+    Terminate,
+    stop_reason,
+)
 from kfasync.backends.local._handover import provide_checkpoint
 from kfasync.backends.local._launch import (
     Launch,
@@ -37,26 +47,13 @@ from kfasync.state import Claim, Grant, JobState, Status, next_attempt
 if TYPE_CHECKING:
     from kfasync.backends.local._supervisor import Supervisor
 
-__all__ = ["Runner", "stop_reason"]
+__all__ = ["Runner"]
 
 T = TypeVar("T")
 
 _log = log.get("local.runner")
 
 _WORKER = Path(__file__).parents[2] / "worker" / "__main__.py"
-# What each cause of a stop makes of the job. "suspend" is no failure.
-_REASONS = {
-    "cancel": ("Cancelled", "cancelled on request"),
-    "prune": ("Pruned", "stopped early: it could not become the best"),
-    "deadline": ("DeadlineExceeded", "it was still running at its active deadline"),
-    "start-deadline": ("StartDeadlineExceeded", "it was not running at its start deadline"),
-}
-
-
-def stop_reason(cause: str, message: str) -> tuple[str, str]:
-    """Reason and message of a job that was stopped for good."""
-    reason, default = _REASONS.get(cause, _REASONS["cancel"])
-    return reason, message or default
 
 
 class _Stopped(Exception):

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -23,8 +22,9 @@ from kfasync import __version__, events, log
 from kfasync.backends.local import _process
 from kfasync.backends.local._claims import read_claims, read_launched
 from kfasync.backends.local._collector import collect, collect_jobs
+from kfasync.backends.local._connection import Connection
 from kfasync.backends.local._devices import find_gpus
-from kfasync.backends.local._gang import Exit
+from kfasync.backends.local._gang import Exit, stop_reason
 from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home, remove_tree
 from kfasync.backends.local._marks import Marks
@@ -33,8 +33,8 @@ from kfasync.backends.local._ranks import RankProcess
 from kfasync.backends.local._reaper import Reaper
 from kfasync.backends.local._removal import leave_when_removed
 from kfasync.backends.local._room import Ballast, empty
-from kfasync.backends.local._runner import Runner, stop_reason
-from kfasync.backends.local._wire import PROTOCOL, FrameProtocol
+from kfasync.backends.local._runner import Runner
+from kfasync.backends.local._wire import PROTOCOL
 from kfasync.backends.local._zygotes import Cgroups, ZygoteKey, Zygotes
 from kfasync.errors import (
     BackendError,
@@ -73,7 +73,7 @@ class Supervisor:
         self.journal: Journal
         self._runners: dict[str, Runner] = {}
         self._grants: dict[str, asyncio.Future[Grant]] = {}
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._ended = asyncio.Event()
         self._expiring: set[str] = set()
         self._ballast = Ballast(home)
@@ -109,7 +109,7 @@ class Supervisor:
                 await self._adopt(cgroups)
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._ended.set)
-                server = await loop.create_unix_server(lambda: _Connection(self), sock=listener)
+                server = await loop.create_unix_server(lambda: Connection(self), sock=listener)
                 ready()
                 self.tasks.create_task(leave_when_removed(self.home, self.journal, self._runners, self._ended.set))
                 self._watch_idle()
@@ -419,11 +419,22 @@ class Supervisor:
 
     # ---------------------------------------------------------------- connections
 
-    def connected(self, connection: _Connection) -> None:
+    async def carry_out(self, op: str, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
+        """Do what a client asks.
+
+        Raises:
+            KfasyncError: It can't be done, or this version does not know it.
+        """
+        operation = _OPERATIONS.get(op)
+        if operation is None:
+            raise BackendError(f"this supervisor (kfasync {__version__}) does not know {op!r}")
+        return await operation(self, request, blob)
+
+    def connected(self, connection: Connection) -> None:
         self._connections.add(connection)
         self._watch_idle()
 
-    def disconnected(self, connection: _Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._watch_idle()
 
@@ -453,51 +464,3 @@ _OPERATIONS: dict[str, Operation] = {
     "status": Supervisor.status,
     "handover": Supervisor.handover,
 }
-
-
-class _Connection(FrameProtocol):
-    """One client."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        super().__init__()
-        self._supervisor = supervisor
-        self._greeted = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        peer = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        _, uid, _ = struct.unpack("3i", peer)
-        if uid != os.getuid():
-            # The directory's mode keeps others out already; a peer that got in anyway is not served.
-            self.transport.abort()
-            return
-        self._supervisor.connected(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._supervisor.disconnected(self)
-
-    def frame_received(self, header: dict[str, Any], blob: bytes) -> None:
-        if not self._greeted:
-            self._greeted = True
-            self.send({"hello": PROTOCOL, "version": __version__, "pid": os.getpid()})
-            return
-        self._supervisor.tasks.create_task(self._answer(header, blob))
-
-    async def _answer(self, header: dict[str, Any], blob: bytes) -> None:
-        number, op = header.get("id"), header.get("op", "")
-        try:
-            operation = _OPERATIONS.get(op)
-            if operation is None:
-                raise BackendError(f"this supervisor (kfasync {__version__}) does not know {op!r}")
-            reply: dict[str, Any] = {"id": number, "ok": await operation(self._supervisor, header, blob)}
-        except KfasyncError as error:
-            args = [error.name, error.place] if isinstance(error, JobExistsError | JobNotFoundError) else [str(error)]
-            reply = {"id": number, "error": {"type": type(error).__name__, "args": args}}
-        except Exception as error:
-            # A request that this version can't read, or a disk that refuses, is the client's to know of; no request may
-            # end the supervisor.
-            self._supervisor.log.warning("request_broke", op=op, error=repr(error))
-            message = f"the supervisor can't carry out {op!r}: {error!r}"
-            reply = {"id": number, "error": {"type": "BackendError", "args": [message]}}
-        if not self.transport.is_closing():
-            self.send(reply)
