@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,9 @@ def distribution(spec: ParameterSpec) -> distributions.BaseDistribution:
             steps = distributions.FloatDistribution(spec.min, spec.at(spec.steps))
             # Given to the constructor it would be compared in decimal, with a warning if the last digit differs.
             steps.step = spec.q
+            if spec.steps and steps.single():
+                # In decimal its two values lie a bit less than a step apart, and Optuna would take them for one.
+                steps.high = math.nextafter(steps.high, math.inf)
             return steps
         case CategoricalSearchSpace():
             return distributions.CategoricalDistribution(range(len(spec.choices)))

@@ -30,6 +30,11 @@ pytestmark = pytest.mark.anyio
 # -------------------------------------------------------------------- control
 
 
+async def begun(optimizer: AsyncOptimizerClient, name: str, trial: str) -> None:
+    async with aclosing(optimizer.get_job_logs(name, trial, follow=True)) as lines:
+        assert await anext(lines) == "begun"
+
+
 async def test_a_suspended_study_gives_up_its_places_and_goes_on_when_it_is_resumed(
     optimizer: AsyncOptimizerClient,
 ) -> None:
@@ -38,8 +43,7 @@ async def test_a_suspended_study_gives_up_its_places_and_goes_on_when_it_is_resu
     )
     await first(optimizer, name, JobStarted, 2, suffix="-")
     for trial in ("suspended-0", "suspended-1"):
-        async with aclosing(optimizer.get_job_logs(name, trial, follow=True)) as lines:
-            assert await anext(lines) == "begun"
+        await begun(optimizer, name, trial)
     await optimizer.suspend(name)
     job = await optimizer.get_job(name)
     assert job.status == "Suspended"
@@ -72,6 +76,7 @@ async def test_a_study_is_suspended_although_somebody_suspended_its_trial_before
     name = await optimizer.optimize(template(count_starts), search_space=X, trial_config=config, name="nested")
     trial = f"{name}-0"
     await first(optimizer, name, JobStarted, suffix="-")
+    await begun(optimizer, name, trial)
     for job in (trial, name):
         await optimizer._trials.suspend(job)
         await optimizer._trials.wait_for_job_status(job, {"Suspended"}, timeout=60)

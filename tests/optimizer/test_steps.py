@@ -61,8 +61,11 @@ async def check(stage: Stage, verdict: Verdict | None) -> End:
     # No job was created twice that the place still had, none that nobody knows of.
     assert sorted(jobs) == sorted(set(jobs))
     assert set(jobs) <= {name for trial in trials for name in trial.names}
-    # Every job got what was recorded, and what is complete has run to its end once.
-    assert all(stage.given[trial.name] == trial.parameters["x"] for trial in trials)
+    # Every job got what was recorded, and what is complete has run to its end once. One that was decided on just before
+    # the study was over never had a job.
+    made = [trial for trial in trials if trial.name in stage.given]
+    assert all(trial.state == "pruned" for trial in trials if trial not in made)
+    assert all(stage.given[trial.name] == trial.parameters["x"] for trial in made)
     assert all(stage.endings[trial.number] == (trial.state == "complete") for trial in trials)
     return [(t.number, t.parameters, t.state, t.reason, dict(t.metrics)) for t in trials], verdict
 
@@ -162,7 +165,11 @@ async def test_a_driver_that_goes_on_beside_its_successor_changes_nothing(make: 
             refused.append(error)
         if second:
             verdict = await second[0]
-        assert await check(stage, verdict) == expected, step
+        trials, ended = await check(stage, verdict)
+        # The old one, which knows of the goal first, may end a trial, whose slot the new one then fills.
+        more = make is with_a_goal and len(trials) == len(expected[0]) + 1
+        assert trials[: len(expected[0])] == expected[0], step
+        assert (len(trials) == len(expected[0]) and ended == expected[1]) or more, step
 
     await some_at_once(range(0, len(points), 3), one)
     assert len(refused) > len(points) // 9
