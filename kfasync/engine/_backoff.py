@@ -33,10 +33,10 @@ class Backoff:
 
     Args:
         what: What is tried again, for the log.
-        attempts: Failures in a row at which `pause` gives up.
+        attempts: Failures in a row at which `pause` gives up; infinity where nothing is lost by waiting.
     """
 
-    def __init__(self, what: str, attempts: int = _ATTEMPTS) -> None:
+    def __init__(self, what: str, attempts: float = _ATTEMPTS) -> None:
         self._what = what
         self._attempts = attempts
         self._failures = 0
@@ -56,7 +56,7 @@ class Backoff:
             raise error
         _log.warning("retrying", what=self._what, failures=self._failures, error=str(error))
         # The jitter keeps a hundred clients of one restarted daemon from coming back at the same instant.
-        longest = min(_LONGEST, _FIRST * 2 ** (self._failures - 1))
+        longest = min(_LONGEST, _FIRST * 2.0 ** min(self._failures - 1, 10))
         await asyncio.sleep(random.uniform(longest / 2, longest))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kfasync.engine import JobHandle
+from kfasync.engine import UNDECIDED, Backoff, JobHandle
 from kfasync.errors import InvalidSpecError, JobExistsError, JobNotFoundError, RuntimeNotFoundError
 from kfasync.events import Event, MetricReported
 from kfasync.optimizer._curves import Curve
@@ -65,7 +66,7 @@ class Trials:
         self._suspended = asyncio.Event()
 
     async def see(self, trial: TrialRecord, *, known: bool) -> Ending | None:
-        """See a trial to its end.
+        """See a trial to its end; while its place can't be reached, wait for it: the trial goes on there, or will.
 
         Args:
             trial: The trial, recorded before.
@@ -74,6 +75,15 @@ class Trials:
         Returns:
             Its end; None for one that is suspended with its study.
         """
+        backoff = Backoff(f"trial {trial.number} of {self._study}", attempts=math.inf)
+        while True:
+            try:
+                return await self._see(trial, known=known)
+            except UNDECIDED as error:
+                await backoff.pause(error)
+                known = True
+
+    async def _see(self, trial: TrialRecord, *, known: bool) -> Ending | None:
         try:
             handle = await self._find(trial) if known else None
             if handle is None and self._halted is not None:

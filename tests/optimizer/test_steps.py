@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kfasync.errors import BackendUnavailableError, SupersededError
+from kfasync.errors import BackendError, BackendUnavailableError, SupersededError
 from kfasync.optimizer import MedianStop, StopRules
 from kfasync.optimizer._draws import Draws
 from kfasync.optimizer._objective import TrialState
@@ -120,10 +120,19 @@ async def test_a_driver_that_dies_at_any_step_leaves_a_study_that_ends_the_same(
     assert sum(died) >= len(points) - beginning - 10
 
 
+@pytest.mark.parametrize("call", ["submit", "cancel"])
+async def test_a_place_that_is_down_for_long_costs_time_and_nothing_else(tmp_path: Path, call: str) -> None:
+    stage = with_early_stopping(tmp_path)
+    await stage.submit()
+    # The engine asks four times.
+    stage.world.inject.refuse(call, BackendUnavailableError("the place is down"), times=10)
+    await check(stage, await stage.drive(1))
+    assert [trial.state for trial in (await stage.study()).trials.values()] == ["complete", "pruned", "complete"]
+
+
 async def test_a_trial_that_could_not_be_stopped_ends_its_driver_and_is_stopped_by_the_next_one(tmp_path: Path) -> None:
     stage = with_early_stopping(tmp_path)
-    # As often as the engine asks.
-    stage.world.inject.refuse("cancel", BackendUnavailableError("the place is down"), times=4)
+    stage.world.inject.refuse("cancel", BackendError("no permission"))
     await stage.submit()
     with pytest.raises(ExceptionGroup):
         await stage.drive(1)
