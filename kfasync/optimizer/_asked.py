@@ -297,9 +297,7 @@ class AskTellStudy:
                 raise
             except Exception as error:
                 # It broke down over this one, whose number is used; it may well find the next.
-                await self._hand_out(number, {}, 0, {})
-                told = f"{type(error).__name__}: {error}"
-                await self._end(self._study.trials[number], TrialState.FAILED, {}, "AlgorithmFailed", told)
+                await self._fail(number, f"{type(error).__name__}: {error}")
                 continue
             if parameters is None:
                 self._study.stop("Exhausted")
@@ -307,6 +305,16 @@ class AskTellStudy:
                 return None
             return await self._hand_out(number, parameters, 0, sampler.notes(number))
         return None
+
+    async def _fail(self, number: int, message: str) -> None:
+        """Record, in one step, a trial that the algorithm could not find."""
+        header = _header(self._state) | {"time": time.time()}
+        outcome, reason = TrialState.FAILED, "AlgorithmFailed"
+        await self._record(
+            TrialStarted(**header, number=number, trial=f"{self._name}-{number}", parameters={}),
+            TrialEnded(**header, number=number, outcome=outcome, reason=reason, message=message),
+        )
+        await self._finish()
 
     async def _hand_out(
         self, number: int, parameters: Mapping[str, Any], retry: int, notes: Mapping[str, Any]
@@ -461,16 +469,17 @@ class AskTellStudy:
             raise SupersededError(await self._why())
         return self._sampler
 
-    async def _record(self, event: Event) -> None:
+    async def _record(self, *events: Event) -> None:
         """Record something, or learn that it is not this process's to record any more."""
         recorded = False
         # What can't follow: somebody has suspended the study meanwhile.
         with suppress(TransitionError):
-            recorded = await self._engine.record(event)
+            recorded = await self._engine.record(*events)
         if not recorded:
             self._driving = False
             raise SupersededError(await self._why())
-        self._study.apply(event)
+        for event in events:
+            self._study.apply(event)
 
     async def _why(self) -> str:
         try:

@@ -244,20 +244,22 @@ class Driver:
     async def _fail(self, number: int, error: Exception) -> None:
         """The algorithm broke down over a trial, whose number is used; it may well find the next one."""
         reason, message = "AlgorithmFailed", f"{type(error).__name__}: {error}"
-        await self._record(TrialStarted(**self._header(), number=number, trial=f"{self._name}-{number}", parameters={}))
+        # In one step: the next driver must not find a trial without parameters to run.
         await self._record(
-            TrialEnded(**self._header(), number=number, outcome=TrialState.FAILED, reason=reason, message=message)
+            TrialStarted(**self._header(), number=number, trial=f"{self._name}-{number}", parameters={}),
+            TrialEnded(**self._header(), number=number, outcome=TrialState.FAILED, reason=reason, message=message),
         )
 
-    async def _record(self, event: TrialStarted | TrialEnded) -> None:
+    async def _record(self, *events: TrialStarted | TrialEnded) -> None:
         """Record a decision, before it is carried out.
 
         What follows from it is decided meanwhile, and stands behind it in the journal's queue: a slot is not empty for
         one trip to the disk after the other. If the record fails, so does this driver, with all that it decided.
         """
-        self._study.apply(event)
+        for event in events:
+            self._study.apply(event)
         self._changed.set()
-        if not await self._engine.record(event):
+        if not await self._engine.record(*events):
             raise SupersededError(f"{self._name!r} is not this driver's any more")
 
     def _header(self) -> dict[str, Any]:
