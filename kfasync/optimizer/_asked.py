@@ -46,7 +46,7 @@ from kfasync.optimizer._lease import Lease, ended
 from kfasync.optimizer._objective import TrialState
 from kfasync.optimizer._plan import StudyPlan
 from kfasync.optimizer._sampler import Sampler
-from kfasync.optimizer._study import Study, TrialRecord
+from kfasync.optimizer._study import TrialRecord
 from kfasync.optimizer._views import Result, Trial, result_of, trial_of
 from kfasync.state import JobState, Status
 
@@ -127,7 +127,7 @@ class AskTellStudy:
         self._name = name
         self._plan = plan
         self._wait = wait
-        self._study = Study(plan.objectives, plan.config, plan.rules)
+        self._study = plan.study()
         self._sampler: Sampler | None = None
         # Trials that this object handed out; the others were asked for by a process that is gone.
         self._mine: set[int] = set()

@@ -138,6 +138,7 @@ class AsyncOptimizerClient:
         from kfasync.jobs import JobSpec, RestartPolicy, check_name, new_name
         from kfasync.optimizer._driver import drive
         from kfasync.optimizer._order import Order
+        from kfasync.optimizer._trials import go_on
         from kfasync.payload import from_function
 
         _need_optuna()
@@ -169,15 +170,8 @@ class AsyncOptimizerClient:
             extra={"study": order.describe()},
         )
         handle = await self._studies.engine.submit(spec, payload)
-        await self._go_on(handle)
+        await go_on(handle, await handle.state())
         return handle.name
-
-    async def _go_on(self, handle: JobHandle) -> None:
-        """Resume a study that was there and is suspended."""
-        state = await handle.state()
-        if state.stop == "suspend" and not state.terminal:
-            await handle.wait({"Suspended", "Failed"})
-            await handle.resume()
 
     def submit(self, trial_template: TrainJobTemplate, **keywords: Unpack[StudyKeywords]) -> Opening[StudyHandle]:
         """Start a study and get a handle on it; arguments and errors are those of `optimize`.
@@ -203,7 +197,7 @@ class AsyncOptimizerClient:
         """
         from kfasync.optimizer._handle import StudyHandle
 
-        await self._known.find(name)
+        await self._known.state(name)
         return StudyHandle(self, name)
 
     def study(self, *, wait: bool = False, **keywords: Unpack[StudyKeywords]) -> AskTellStudy:
@@ -325,7 +319,7 @@ class AsyncOptimizerClient:
         Raises:
             JobNotFoundError: No such study.
         """
-        await self._known.find(name)
+        await self._known.state(name)
         return await self._studies.get_job_events(name)
 
     async def wait_for_job_status(
@@ -355,7 +349,7 @@ class AsyncOptimizerClient:
         """
         from kfasync.optimizer._progress import showing
 
-        state, _ = await self._known.find(name)
+        state = await self._known.state(name)
         async with self._watched(state), showing(self._known, state) if progress else nullcontext():
             return await self._wait(await self._studies.attach(name), status, timeout, callbacks or ())
 
@@ -410,7 +404,7 @@ class AsyncOptimizerClient:
 
     async def cancel(self, name: str) -> None:
         """Have a study stopped with its trials; it ends as Failed(Cancelled). Returns when it has."""
-        await self._known.find(name)
+        await self._known.state(name)
         await self._studies.cancel(name)
         await (await self._studies.attach(name)).wait({"Complete", "Failed"})
         for trial in await self._left_running(name):
@@ -418,7 +412,7 @@ class AsyncOptimizerClient:
 
     async def suspend(self, name: str) -> None:
         """Have a study stopped with its trials, to be resumed later. Returns when it is."""
-        await self._known.find(name)
+        await self._known.state(name)
         await self._studies.suspend(name)
         await (await self._studies.attach(name)).wait({"Suspended", "Complete", "Failed"})
         for trial in await self._left_running(name):
@@ -431,7 +425,7 @@ class AsyncOptimizerClient:
 
     async def resume(self, name: str) -> None:
         """Have a suspended study go on, where it stopped."""
-        await self._known.find(name)
+        await self._known.state(name)
         await self._studies.resume(name)
 
     async def delete_job(self, name: str) -> None:

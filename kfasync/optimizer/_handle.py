@@ -53,11 +53,13 @@ class StudyHandle:
             JobFailedError: The study failed.
             JobNotFoundError: It was deleted.
         """
-        handle = await self._client._studies.attach(self._name)
-        async with aclosing(self._client._studies.events(since=0, job=self._name)) as events:
+        handle, known = await self._client._studies.attach(self._name), self._client._known
+        study = known.blank(await known.state(self._name))
+        async with aclosing(known.events(self._name)) as events:
             async for event in events:
+                study.apply(event)
                 if isinstance(event, TrialEnded):
-                    yield await self._client._known.trial(self._name, event.number)
+                    yield await known.trial(self._name, study.trials[event.number])
                 elif isinstance(event, JobCompleted | JobFailed):
                     break
         await handle.wait()

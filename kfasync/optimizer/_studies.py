@@ -12,7 +12,7 @@ from kfasync.events import Event, JobSubmitted
 from kfasync.optimizer._asked import lapse
 from kfasync.optimizer._curves import Curves, curves_of
 from kfasync.optimizer._order import STUDY_LABEL
-from kfasync.optimizer._study import Study
+from kfasync.optimizer._study import Study, TrialRecord
 from kfasync.optimizer._views import OptimizationJob, Trial, study_of, trial_of
 from kfasync.state import JobState, Reported
 from kfasync.trainer import AsyncTrainerClient
@@ -112,11 +112,9 @@ class Studies:
         """One study for people to look at, as `views` gives it."""
         return (await self.views([state], curves=curves))[0]
 
-    async def trial(self, name: str, number: int) -> Trial:
-        """One trial of a study, with its job where there is one."""
-        _, study = await self.find(name)
-        record = study.trials[number]
-        job = await self.job_of(name, record.name)
+    async def trial(self, study: str, record: TrialRecord) -> Trial:
+        """One trial of a study for people to look at, with its job where there is one."""
+        job = await self.job_of(study, record.name)
         return trial_of(record, None if job is None else await self._place.get_job(record.name))
 
     async def created(self, trial: str, cursor: int) -> None:

@@ -19,7 +19,7 @@ from kfasync.state import JobState, MetricSummary, Status
 from kfasync.state._metrics import summarise
 from kfasync.trainer import AsyncTrainerClient
 
-__all__ = ["Ending", "Trials"]
+__all__ = ["Ending", "Trials", "go_on"]
 
 _STILL = frozenset({Status.SUSPENDED, Status.COMPLETE, Status.FAILED})
 _GOES_ON = frozenset({Status.RUNNING, Status.COMPLETE, Status.FAILED})
@@ -129,9 +129,8 @@ class Trials:
             return None
         if state.job_spec.labels.get(STUDY_LABEL) != self._study:
             return None  # Somebody else's: creating ours will say so.
-        if state.stop == "suspend" and self._halted is None:
-            await handle.wait({"Suspended", "Failed"})
-            await handle.resume()
+        if self._halted is None:
+            await go_on(handle, state)
         return handle
 
     async def _ensure(self, trial: TrialRecord, handle: JobHandle) -> JobHandle:
@@ -236,6 +235,13 @@ class Trials:
         if cause == "prune":
             return Ending(outcome=TrialState.PRUNED, reason="Pruned", message=message)
         return Ending(outcome=TrialState.FAILED, reason="Cancelled", message=message)
+
+
+async def go_on(handle: JobHandle, state: JobState) -> None:
+    """Have a job run again if it is suspended, or is about to be."""
+    if state.stop == "suspend":
+        await handle.wait({Status.SUSPENDED, Status.FAILED})
+        await handle.resume()
 
 
 def _ending(state: JobState, metrics: Mapping[str, MetricSummary], *, missing: str, saved: bool) -> Ending:
