@@ -6,6 +6,7 @@ from kfasync.state._journal import Journal
 from kfasync.state._lifecycle import is_news, reduce
 from kfasync.state._metrics import MetricSummary, Reported, parse_metrics, parse_report
 from kfasync.state._retry import next_attempt
+from kfasync.state._stop import stop_reason
 from kfasync.state._store import replay, verify
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "parse_report",
     "reduce",
     "replay",
+    "stop_reason",
     "verify",
 ]

@@ -27,7 +27,7 @@ from kfasync.events import (
     StepChanged,
     StopRequested,
 )
-from kfasync.state import next_attempt
+from kfasync.state import next_attempt, stop_reason
 from kfasync.testing._clock import Timer, VirtualClock
 from kfasync.testing._script import FakeOutOfMemory, FakeRank, FakeScript
 
@@ -37,13 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["FakeJob"]
 
 _SIGTERM, _SIGKILL = -15, -9
-#: Ends that a stop leads to, by the stop's cause; the rest of the table is in `FakeJob._finish`.
-_STOPPED = {
-    "cancel": ("Cancelled", "cancelled on request"),
-    "prune": ("Pruned", "stopped early: it could not become the best"),
-    "deadline": ("DeadlineExceeded", "it was still running at its active deadline"),
-    "start-deadline": ("StartDeadlineExceeded", "it was not running at its start deadline"),
-}
 
 
 class _World(Protocol):
@@ -302,7 +295,7 @@ class FakeJob:
             self._drop_deadline("deadline", "start-deadline")
             self._emit(JobSuspended)
         elif self._stop:
-            reason, message = _STOPPED[self._stop]
+            reason, message = stop_reason(self._stop, "")
             self._end(JobFailed, "Failed", reason=reason, message=message)
         elif self._failure is None:
             self._end(JobCompleted, "Succeeded")

@@ -8,17 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Exit", "Gang", "Kill", "Outcome", "StartTimer", "Terminate", "stop_reason"]
+__all__ = ["Exit", "Gang", "Kill", "Outcome", "StartTimer", "Terminate"]
 
 #: Seconds a killed process gets to vanish before it is called unkillable (it hangs in the kernel, for example on NFS).
 UNKILLABLE_AFTER = 30.0
-# What each cause of a stop makes of the job. "suspend" is no failure.
-_REASONS = {
-    "cancel": ("Cancelled", "cancelled on request"),
-    "prune": ("Pruned", "stopped early: it could not become the best"),
-    "deadline": ("DeadlineExceeded", "it was still running at its active deadline"),
-    "start-deadline": ("StartDeadlineExceeded", "it was not running at its start deadline"),
-}
 
 
 @dataclass(frozen=True)
@@ -136,9 +129,3 @@ class Gang:
         if not self.alive:
             return []
         return [Terminate(frozenset(self.alive)), StartTimer("grace", self.grace)]
-
-
-def stop_reason(cause: str, message: str) -> tuple[str, str]:
-    """Reason and message of a job that was stopped for good."""
-    reason, default = _REASONS.get(cause, _REASONS["cancel"])
-    return reason, message or default

@@ -68,7 +68,7 @@ class Launch:
     @cached_property
     def ambient(self) -> tuple[tuple[str, str], ...]:
         """What a zygote that serves this client's jobs has in its environment from its start."""
-        return tuple(sorted(import_environment(self.environ).items()))
+        return import_environment(self.environ)
 
     @property
     def preloads(self) -> tuple[tuple[str, ...], ...]:

@@ -25,7 +25,6 @@ from kfasync.backends.local._gang import (
     Outcome,
     StartTimer,
     Terminate,
-    stop_reason,
 )
 from kfasync.backends.local._handover import provide_checkpoint
 from kfasync.backends.local._launch import (
@@ -42,7 +41,7 @@ from kfasync.backends.local._zygotes import Child, ZygoteKey, import_environment
 from kfasync.errors import BackendError
 from kfasync.events import Event, RankInfo
 from kfasync.jobs import JobSpec
-from kfasync.state import Claim, Grant, JobState, Status, next_attempt
+from kfasync.state import Claim, Grant, JobState, Status, next_attempt, stop_reason
 
 if TYPE_CHECKING:
     from kfasync.backends.local._supervisor import Supervisor
@@ -301,7 +300,7 @@ class Runner:
 
     def _zygote(self, launch: Launch, python: str, environ: dict[str, str]) -> tuple[ZygoteKey, bool]:
         """Which zygote serves the job, and whether its ranks must be fresh interpreters after all."""
-        if tuple(sorted(import_environment(environ).items())) == launch.ambient:
+        if import_environment(environ) == launch.ambient:
             return ZygoteKey(python, launch.preload, launch.ambient), False
         # Set for this job only: an interpreter of its own is cheaper than a zygote that serves one job.
         return ZygoteKey(sys.executable, (), ()), True

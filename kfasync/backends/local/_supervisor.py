@@ -24,7 +24,7 @@ from kfasync.backends.local._claims import read_claims, read_launched
 from kfasync.backends.local._collector import collect, collect_jobs
 from kfasync.backends.local._connection import Connection
 from kfasync.backends.local._devices import find_gpus
-from kfasync.backends.local._gang import Exit, stop_reason
+from kfasync.backends.local._gang import Exit
 from kfasync.backends.local._launch import Launch
 from kfasync.backends.local._layout import Home, remove_tree
 from kfasync.backends.local._marks import Marks
@@ -47,7 +47,7 @@ from kfasync.errors import (
 from kfasync.events import Event
 from kfasync.jobs import JobSpec
 from kfasync.settings import Settings
-from kfasync.state import Admission, Grant, JobState, Journal, Status
+from kfasync.state import Admission, Grant, JobState, Journal, Status, stop_reason
 
 __all__ = ["Supervisor"]
 

@@ -54,9 +54,10 @@ _LEAVE_TIMEOUT = 1.0
 _log = log.get("local.zygotes")
 
 
-def import_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that has to be there when the interpreter starts."""
-    return {k: v for k, v in environ.items() if k.startswith(_IMPORT_PREFIXES) and not k.startswith(_NOT_IMPORT)}
+def import_environment(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The part of an environment that has to be there when the interpreter starts, as a `ZygoteKey` has it."""
+    names = (name for name in sorted(environ) if name.startswith(_IMPORT_PREFIXES))
+    return tuple((name, environ[name]) for name in names if not name.startswith(_NOT_IMPORT))
 
 
 class ZygoteKey(NamedTuple):
